@@ -1,0 +1,1 @@
+#include "costmodel/profiles/profiles.h"

@@ -1,0 +1,70 @@
+// What is to be trained (Workload) and how it is spread over devices (Strategy).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "costmodel/op.h"
+
+namespace llmplan {
+
+enum class OptimizerKind : std::uint8_t { adamw, lion, sgd, adamw_8bit, adafactor };
+
+struct Optimizer {
+  OptimizerKind kind = OptimizerKind::adamw;
+  double lr = 1e-3, min_lr = 1e-4;   // linear warm-up to lr, then cosine down to min_lr at the last step
+  std::int64_t warmup_steps = 20;
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  double clip = 1.0;                 // global gradient norm; 0: no clipping
+  bool operator==(const Optimizer&) const = default;
+};
+
+struct Workload {
+  std::int64_t seq = 0;              // tokens per sequence; 0: the model's own, at most 4096
+  std::int64_t global_batch = 0;     // sequences per step
+  std::int64_t tokens = 0;           // of the whole training run; 0: not stated
+  DType precision = DType::bf16;     // of weights and activations; fp32 on CPUs
+  Optimizer optimizer;
+  std::string runtime = "llmplan";   // the software that is modelled, see costmodel/runtimes
+  std::uint64_t seed = 1234;
+  bool operator==(const Workload&) const = default;
+};
+
+enum class Recompute : std::uint8_t { none, selective, full };
+enum class Schedule : std::uint8_t { gpipe, one_f_one_b, interleaved, zb_h1 };
+enum class AttentionKernel : std::uint8_t { flash, unfused };
+
+struct Offload {
+  bool optimizer = false, gradients = false, weights = false, activations = false;
+  bool operator==(const Offload&) const = default;
+};
+
+// Rank order is Megatron's: tp fastest, then cp, then dp, then pp slowest; ep divides dp·cp.
+struct Strategy {
+  std::int64_t tp = 1, pp = 1, vpp = 1, cp = 1, ep = 1, dp = 1;
+  int zero = 0;                            // 0..3
+  bool sp = false;                         // Megatron sequence parallelism, needs tp > 1
+  std::int64_t micro_batch = 1;            // sequences per micro-batch and data-parallel rank
+  Recompute recompute = Recompute::none;
+  std::int64_t recompute_layers = 0;       // with full: only that many layers of each stage; 0: all
+  Schedule schedule = Schedule::one_f_one_b;
+  std::vector<std::int64_t> layers_per_stage;  // pp·vpp entries; empty: as even as can be, see layer_split
+  AttentionKernel attention = AttentionKernel::flash;
+  Offload offload;
+  bool operator==(const Strategy&) const = default;
+
+  std::int64_t devices() const { return tp * cp * dp * pp; }
+};
+
+std::string_view name_of(Recompute);
+std::string_view name_of(Schedule);
+std::string_view name_of(AttentionKernel);
+std::string_view name_of(OptimizerKind);
+// "dp2 tp4 pp2 zero1 sp mbs1 1f1b recompute full": short, stable; what is at its default is left out.
+std::string describe(const Strategy&);
+
+// Layers of each stage: layers_per_stage, or `layers` dealt evenly, the first `layers mod pp` stages one more.
+std::vector<std::int64_t> layer_split(const Strategy&, std::int64_t layers);
+
+}  // namespace llmplan

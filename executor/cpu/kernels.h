@@ -1,0 +1,33 @@
+// Every compute op on this machine's cores. One entry point; behind it, the same kernels compiled for
+// several instruction sets, chosen once at run time. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "costmodel/op.h"
+#include "costmodel/strategy.h"
+#include "executor/backend.h"
+#include "executor/cpu/thread_pool.h"
+#include "planner/program.h"
+
+namespace llmplan::cpu {
+
+struct KernelContext {
+  ThreadPool* pool = nullptr;
+  Coordinates where;
+  StepScalars step;
+  const Optimizer* optimizer = nullptr;         // AdamW
+  const std::vector<Param>* params = nullptr;   // GradStats, AdamW: what decays, what is counted
+};
+
+// Runs `op` (not Load, not a transfer) on operands in the order of op.h. Blocks until done. fp32 only;
+// throws Error E0510 for other types.
+void run(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
+         const KernelContext& context);
+
+std::string_view instruction_set();  // "avx512", "avx2", "generic"; LLMPLAN_ISA overrides, for tests
+
+}  // namespace llmplan::cpu
