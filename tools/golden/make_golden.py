@@ -16,12 +16,12 @@ Needs torch, transformers >= 5 and safetensors; nothing else in llmplan does. Pe
     fp32_distance.{losses,gradients.<name>,weights.<name>}
                          fp64 []       how far plain transformers in fp32 is from these values:
                                        |a - b| / |b|, Euclidean norms (for losses: the worst step)
-  and the recipe (learning rates, betas, ...) and versions in __metadata__.
+  and learning rates, betas, versions, ... as JSON in __metadata__.recipe.
 
 The values are computed in fp64 and rounded once, so a test measures its own error against the truth
 and can put PyTorch's own fp32 error beside it. Three parts of transformers force fp32 (RMSNorm, the
 RoPE tables, the loss); the fp64 run replaces them by their formulas, and the script fails unless the
-untouched fp32 run agrees with it to 1e-5.
+untouched fp32 run agrees with it to 1e-6.
 """
 import json
 import math
@@ -38,11 +38,14 @@ STEPS, BATCH = 5, 4
 LEARNING_RATES = [1e-3, 2e-3, 3e-3, 2.5e-3, 2e-3]
 BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
 
+# The seeds are well-conditioned ones: Adam's first updates have the gradient's sign, so an element whose
+# gradient is nearly zero moves by twice the learning rate on rounding alone (PyTorch's own fp32 weights
+# are then 1e-5 off). With these, fp32 weights after 5 steps are within 1e-6 of the truth.
 # Neither hidden size, head size, feed-forward size nor vocabulary is a power of two or a multiple of
 # a vector register; the query heads share key/value heads in pairs.
 MODELS = {
     "gqa_untied": dict(
-        seq=28, seed=1, ignored=0.0,
+        seq=28, seed=17, ignored=0.0,
         config=dict(hidden_size=72, intermediate_size=92, num_hidden_layers=2, num_attention_heads=4,
                     num_key_value_heads=2, vocab_size=283, max_position_embeddings=64,
                     rms_norm_eps=1e-5, tie_word_embeddings=False,
@@ -50,7 +53,7 @@ MODELS = {
     # Llama-3 scaling with a context so short that frequencies are kept, blended and divided; a sixth
     # of the targets do not count, unevenly over the sequences.
     "gqa_tied_llama3_rope": dict(
-        seq=32, seed=2, ignored=1 / 6,
+        seq=32, seed=20, ignored=1 / 6,
         config=dict(hidden_size=80, intermediate_size=100, num_hidden_layers=2, num_attention_heads=4,
                     num_key_value_heads=2, vocab_size=301, max_position_embeddings=64,
                     rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -176,15 +179,15 @@ def make(name, recipe, folder):
         for n in exact:
             golden[f"{kind}.{n}"] = exact[n].float().contiguous()
             golden[f"fp32_distance.{kind}.{n}"] = distance(fp32[n], exact[n])
-            assert golden[f"fp32_distance.{kind}.{n}"] < (1e-5 if kind == "gradients" else 1e-4), n
+            assert golden[f"fp32_distance.{kind}.{n}"] < 1e-6, (kind, n)
     assert golden["fp32_distance.losses"] < 1e-6
 
-    metadata = {
-        "torch": torch.__version__, "transformers": transformers.__version__, "seed": str(recipe["seed"]),
+    # One metadata entry: the order of several would differ from run to run.
+    metadata = {"recipe": json.dumps({
+        "torch": torch.__version__, "transformers": transformers.__version__, "seed": recipe["seed"],
         "optimizer": "torch.optim.AdamW; decay on 2-D tensors only; clip_grad_norm_ before each step",
-        "learning_rates": json.dumps(LEARNING_RATES), "betas": json.dumps(BETAS), "eps": str(EPS),
-        "weight_decay": str(WEIGHT_DECAY), "clip": str(CLIP), "made_by": "tools/golden/make_golden.py",
-    }
+        "learning_rates": LEARNING_RATES, "betas": BETAS, "eps": EPS, "weight_decay": WEIGHT_DECAY,
+        "clip": CLIP, "made_by": "tools/golden/make_golden.py"}, sort_keys=True)}
     out = os.path.join(folder, name)
     os.makedirs(out, exist_ok=True)
     with open(os.path.join(out, "config.json"), "w") as f:
