@@ -1,0 +1,19 @@
+#include "costmodel/cluster.h"
+
+#include <cmath>
+
+namespace llmplan {
+
+double Curve::at(double x) const {
+  if (points.empty()) return 1;
+  if (!(x > points.front().first)) return points.front().second;
+  if (x >= points.back().first) return points.back().second;
+  std::size_t i = 1;
+  while (points[i].first < x) ++i;
+  const auto& [x0, y0] = points[i - 1];
+  const auto& [x1, y1] = points[i];
+  const double t = (std::log2(x) - std::log2(x0)) / (std::log2(x1) - std::log2(x0));
+  return y0 + t * (y1 - y0);
+}
+
+}  // namespace llmplan
