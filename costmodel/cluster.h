@@ -26,7 +26,8 @@ struct MeasuredOp { Op op; int ranks, threads; Seconds time; bool operator==(con
 struct Device {
   std::string name;
   bool cpu = false;
-  int cores = 0;                            // CPUs: cores shared by all ranks of the machine
+  int cores = 0;                            // CPUs: cores shared by all ranks of the machine; the rates
+                                            // below are then those of one core
   Bytes memory{};                           // what the driver shows as total
   Bytes reserve{};                          // context, libraries: outside the arena
   std::map<DType, FlopsPerSecond> peak;     // dense; absent: unknown, MFU is n/a

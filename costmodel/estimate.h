@@ -61,6 +61,9 @@ struct Infeasible {
   std::string hint;        // "valid tp: 1 2 4"
 };
 
+// workload.seq, or what it stands for when it is 0.
+std::int64_t sequence_length(const ModelConfig&, const Workload&);
+
 // The first rule that the strategy breaks, or an empty constraint. No time or memory is computed.
 Infeasible check(const ModelConfig&, const Cluster&, const Workload&, const Strategy&);
 
