@@ -1,0 +1,138 @@
+// What the parts of `lower` share: the shapes of one rank, its parameters, and the program of one stage
+// that they append to. Internal to the planner; users call lower().
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string_view>
+#include <vector>
+
+#include "planner/lower.h"
+#include "planner/plan.h"
+#include "planner/program.h"
+
+namespace llmplan::lowering {
+
+// Sizes as one rank sees them: what tp divides is divided already.
+struct Shapes {
+  std::int64_t micro_batch, seq;
+  std::int64_t rows;        // tokens of a micro-batch
+  std::int64_t split_rows;  // rows of the residual stream: rows / tp under sp, else rows
+  std::int64_t hidden, heads, kv_heads, head_dim, ffn;
+  std::int64_t attn, qkv;   // columns: heads·head_dim, (heads + 2·kv_heads)·head_dim
+  std::int64_t vocab, vocab_total;  // ceil(V/tp), V
+  std::int64_t tp, dp;
+  bool sp;
+  DType dtype;              // of weights and activations
+  double eps;
+  std::int64_t divisor;     // tokens of the global batch
+};
+Shapes shapes_of(const Plan&);
+
+// A weight matrix [out, in] (a vector: [1, in]) in the flat buffers. Fused weights are neighbours there,
+// so that q, k and v are one Weight, and gate and up.
+struct Weight {
+  std::int64_t begin = 0, out = 0, in = 0;
+  bool written = false;     // a gradient was emitted: further ones accumulate
+  std::int64_t elements() const { return out * in; }
+};
+struct LayerWeights { Weight norm1, qkv, o, norm2, gate_up, down; };
+struct Weights {
+  Weight embedding, head, final_norm;
+  std::vector<LayerWeights> layers;   // of this stage
+  std::int64_t norms_begin = 0, norms_end = 0;  // what tp replicates
+  std::int64_t elements = 0;          // of the flat buffers, padded so that ZeRO's slices are equal
+};
+
+// Where a stage stands.
+struct StagePlace {
+  int index = 0, count = 1;
+  std::int64_t first_layer = 0, layers = 0;
+  bool first() const { return index == 0; }
+  bool last() const { return index + 1 == count; }
+};
+
+// Activations of one layer and micro-batch that its backward reads. `xn` is what the GEMMs after a
+// norm read: the norm's own output, or under sp this rank's rows of it.
+struct LayerState {
+  BufferId sum1 = -1, rstd1 = -1, xn1 = -1, qkv = -1, out = -1, lse = -1;
+  BufferId sum2 = -1, rstd2 = -1, xn2 = -1, gate_up = -1, act = -1;
+  BufferId whole1 = -1, whole2 = -1;  // sp: the gathered xn, where it is still there
+};
+
+struct MicroBatch {
+  BufferId ids = -1, targets = -1;
+  std::vector<LayerState> layers;
+  BufferId sum = -1, rstd = -1, dy = -1;  // last stage: the final norm's input, and its output's gradient
+};
+
+// The residual stream between two norms: `sum`, plus the last block's output that is not added yet.
+struct Residual {
+  BufferId sum = -1, delta = -1;
+  bool saved = false;  // a backward needs `sum` as it is
+};
+
+struct Builder {
+  const Plan& plan;
+  Purpose purpose;
+  Shapes shape;
+  StagePlace stage;
+  Program program;
+  Weights weights;
+  std::vector<MicroBatch> micro_batches;
+  BufferId loss = -1;
+
+  // Stamped on every instruction that is emitted.
+  Phase phase = Phase::forward;
+  int layer = -1, micro_batch = -1;
+
+  bool training() const { return purpose == Purpose::train; }
+
+  BufferId buffer(std::string_view what, std::int64_t elements, DType, Category = Category::activations);
+  BufferId activation(std::string_view what, std::int64_t elements) {
+    return buffer(what, elements, shape.dtype);
+  }
+  Ref all(BufferId id) const { return {id, {}, program.buffers[id].size}; }
+  Ref rows(BufferId id, std::int64_t first, std::int64_t count, std::int64_t columns) const {
+    const std::int64_t row = columns * size_of(program.buffers[id].dtype);
+    return {id, {first * row}, {count * row}};
+  }
+  Ref value(const Weight& w) const { return flat(program.weights, w.begin, w.elements()); }
+  Ref gradient(const Weight& w) const { return flat(program.gradients, w.begin, w.elements()); }
+  Ref flat(BufferId id, std::int64_t begin, std::int64_t elements) const {
+    return rows(id, begin, elements, 1);
+  }
+  void emit(const Op&, std::initializer_list<Ref> reads, std::initializer_list<Ref> writes);
+};
+
+// ---- params.cpp
+void declare_parameters(Builder&);  // program.params, weights and the persistent buffers
+
+// ---- lower_parts.cpp: what several blocks are made of
+void linear(Builder&, Ref x, const Weight&, Ref y, std::int64_t rows);     // y = x·Wᵀ
+void linear_dx(Builder&, Ref dy, const Weight&, Ref dx, std::int64_t rows);
+void linear_dw(Builder&, Ref dy, Ref x, Weight&, std::int64_t rows);       // dW (+)= dyᵀ·x
+struct Normed { BufferId y, rstd; };
+Normed norm(Builder&, Residual&, const Weight&);
+// dx of a norm whose input was `sum`; with `residual`, added into that buffer, in place.
+BufferId norm_grad(Builder&, BufferId sum, BufferId rstd, Weight&, BufferId dy, BufferId residual = -1);
+BufferId gather_rows(Builder&, BufferId x);        // sp: all ranks' rows; else x itself
+// Sums the partial results of the tp ranks; under sp each keeps its own rows.
+BufferId reduce_partial(Builder&, BufferId x);
+void reduce(Builder&, Axis, Ref x, DType);         // all_reduce in place
+
+// ---- lower_layer.cpp
+LayerState layer_forward(Builder&, LayerWeights&, Residual&);
+void layer_recompute(Builder&, LayerWeights&, LayerState&);
+void layer_backward(Builder&, LayerWeights&, LayerState&, BufferId gradient);
+
+// ---- lower_head.cpp
+void embedding_forward(Builder&, MicroBatch&, Residual&);
+void embedding_backward(Builder&, MicroBatch&, BufferId gradient);
+void head_forward(Builder&, MicroBatch&, Residual&);  // with its own backward, chunk by chunk
+BufferId head_backward(Builder&, MicroBatch&);        // through the final norm
+
+// ---- lower_optimizer.cpp
+void optimizer_phase(Builder&);
+
+}  // namespace llmplan::lowering

@@ -1,0 +1,123 @@
+// The flat buffers of a stage: which weight tensor of the model sits where.
+#include <string>
+
+#include "planner/builder.h"
+
+namespace llmplan::lowering {
+namespace {
+
+std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+struct Declaration {
+  Builder& b;
+  std::int64_t end = 0;
+
+  // `out` and `in` are the whole tensor's; tp_dim says which of the two tp divides (-1: neither).
+  void matrix(const std::string& name, std::int64_t out, std::int64_t in, int tp_dim, bool counted = true) {
+    Param p;
+    p.name = name;
+    p.full_shape = p.shape = {out, in};
+    p.tp_dim = tp_dim;
+    p.shape[tp_dim] = (p.shape[tp_dim] + b.shape.tp - 1) / b.shape.tp;
+    add(std::move(p), counted);
+  }
+  void vector(const std::string& name, std::int64_t n) {
+    Param p;
+    p.name = name;
+    p.full_shape = p.shape = {n};
+    p.decay = false;
+    add(std::move(p), true);
+  }
+  // What was declared since `begin`, as one matrix of `in` columns.
+  Weight since(std::int64_t begin, std::int64_t in) const { return {begin, (end - begin) / in, in, false}; }
+
+ private:
+  void add(Param p, bool counted) {
+    p.begin = end;
+    p.counted = counted;
+    end += p.elements();
+    b.program.params.push_back(std::move(p));
+  }
+};
+
+BufferId persistent(Builder& b, const char* name, std::int64_t elements, DType dtype, Category category) {
+  b.program.buffers.push_back({name, {elements * size_of(dtype)}, dtype, Space::device, true, category});
+  return static_cast<BufferId>(b.program.buffers.size()) - 1;
+}
+
+}  // namespace
+
+void declare_parameters(Builder& b) {
+  const ModelConfig& m = b.plan.model;
+  const std::int64_t h = m.hidden_size;
+  Declaration declare{b};
+
+  if (b.stage.first()) {
+    declare.matrix("model.embed_tokens.weight", m.vocab_size, h, 0);
+    b.weights.embedding = declare.since(0, h);
+  }
+  for (std::int64_t i = 0; i < b.stage.layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(b.stage.first_layer + i) + ".";
+    const std::int64_t attn = m.num_attention_heads * m.head_dim, kv = m.num_key_value_heads * m.head_dim;
+    LayerWeights w;
+    std::int64_t begin = declare.end;
+    declare.matrix(prefix + "self_attn.q_proj.weight", attn, h, 0);
+    declare.matrix(prefix + "self_attn.k_proj.weight", kv, h, 0);
+    declare.matrix(prefix + "self_attn.v_proj.weight", kv, h, 0);
+    w.qkv = declare.since(begin, h);
+    begin = declare.end;
+    declare.matrix(prefix + "self_attn.o_proj.weight", h, attn, 1);
+    w.o = declare.since(begin, b.shape.attn);
+    begin = declare.end;
+    declare.matrix(prefix + "mlp.gate_proj.weight", m.intermediate_size, h, 0);
+    declare.matrix(prefix + "mlp.up_proj.weight", m.intermediate_size, h, 0);
+    w.gate_up = declare.since(begin, h);
+    begin = declare.end;
+    declare.matrix(prefix + "mlp.down_proj.weight", h, m.intermediate_size, 1);
+    w.down = declare.since(begin, b.shape.ffn);
+    b.weights.layers.push_back(w);
+  }
+  if (b.stage.last() && !(m.tie_word_embeddings && b.stage.first())) {
+    // A tied head away from the embedding is a copy, kept equal by summing both gradients.
+    const std::int64_t begin = declare.end;
+    declare.matrix(m.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", m.vocab_size, h, 0,
+                   !m.tie_word_embeddings);
+    b.weights.head = declare.since(begin, h);
+  }
+
+  b.weights.norms_begin = declare.end;
+  for (std::int64_t i = 0; i < b.stage.layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(b.stage.first_layer + i) + ".";
+    LayerWeights& w = b.weights.layers[i];
+    std::int64_t begin = declare.end;
+    declare.vector(prefix + "input_layernorm.weight", h);
+    w.norm1 = declare.since(begin, h);
+    begin = declare.end;
+    declare.vector(prefix + "post_attention_layernorm.weight", h);
+    w.norm2 = declare.since(begin, h);
+  }
+  if (b.stage.last()) {
+    const std::int64_t begin = declare.end;
+    declare.vector("model.norm.weight", h);
+    b.weights.final_norm = declare.since(begin, h);
+  }
+  b.weights.norms_end = declare.end;
+
+  // ZeRO's slices are equal and a multiple of 64 elements, so that each starts on a cache line. The
+  // padding's gradient is zero and stays so.
+  const std::int64_t shards = b.plan.strategy.zero >= 1 ? b.shape.dp : 1;
+  const std::int64_t n = b.weights.elements = shards > 1 ? round_up(declare.end, shards * 64) : declare.end;
+  Program& p = b.program;
+  p.weights = persistent(b, "weights", n, b.shape.dtype, Category::weights);
+  p.gradients = persistent(b, "gradients", n, DType::fp32, Category::gradients);
+  p.moment1 = persistent(b, "moment1", n / shards, DType::fp32, Category::optimizer);
+  p.moment2 = persistent(b, "moment2", n / shards, DType::fp32, Category::optimizer);
+  if (b.shape.dtype != DType::fp32)
+    p.master = persistent(b, "master", n / shards, DType::fp32, Category::optimizer);
+  p.rope_table = persistent(b, "rope_table", b.shape.seq * b.shape.head_dim, DType::fp32, Category::buffers);
+  p.stats = persistent(b, "stats", 3, DType::fp64, Category::buffers);
+}
+
+}  // namespace llmplan::lowering
