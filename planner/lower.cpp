@@ -1,7 +1,6 @@
 #include "planner/lower.h"
 
-#include <algorithm>
-#include <numeric>
+#include <limits>
 #include <string>
 
 #include "costmodel/error.h"
@@ -14,6 +13,10 @@ namespace lowering {
 namespace {
 
 // ---- What cannot be lowered
+
+// Layers × micro-batches of a step. A pass is about 30 instructions, and those fill about 10 GiB at the
+// limit; larger steps are for the closed form.
+constexpr double kMaxLayerPasses = 1e6;
 
 [[noreturn]] void refuse(const std::string& what, const std::string& hint) {
   throw Error("E0305", Exit::usage, what + " can be estimated but not yet lowered to a program", hint);
@@ -33,9 +36,18 @@ void require_lowerable(const Plan& plan) {
   if (s.offload != Offload{}) refuse("offloading", "leave out --offload");
   if (plan.workload.optimizer.kind != OptimizerKind::adamw)
     refuse("the optimizer " + std::string(name_of(plan.workload.optimizer.kind)), "use --optimizer adamw");
+  if (plan.model.num_key_value_heads % s.tp != 0)
+    refuse("tp=" + std::to_string(s.tp) + " over " + std::to_string(plan.model.num_key_value_heads) + " key/value heads",
+           "choose a tp that divides them");
   const DType t = plan.workload.precision;
   if (t != DType::fp32 && t != DType::bf16 && t != DType::fp16)
     refuse("the precision " + std::string(name_of(t)), "use --precision bf16, fp16 or fp32");
+  if (plan.model.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
+    refuse("a model of " + std::to_string(plan.model.num_hidden_layers) + " layers", "programs number up to 32767");
+  const double layer_passes = double(plan.micro_batches()) * double(plan.model.num_hidden_layers);
+  if (layer_passes > kMaxLayerPasses)
+    refuse("a step of " + std::to_string(plan.micro_batches()) + " micro-batches",
+           "choose a larger --micro-batch or --dp, or a smaller --global-batch");
 }
 
 void require_possible(const Plan& plan) {
@@ -130,7 +142,7 @@ Shapes shapes_of(const Plan& plan) {
   const Strategy& st = plan.strategy;
   Shapes s{};
   s.micro_batch = st.micro_batch;
-  s.seq = plan.workload.seq;
+  s.seq = sequence_length(m, plan.workload);
   s.rows = s.micro_batch * s.seq;
   s.split_rows = st.sp ? s.rows / st.tp : s.rows;
   s.hidden = m.hidden_size;
@@ -147,15 +159,15 @@ Shapes shapes_of(const Plan& plan) {
   s.sp = st.sp && st.tp > 1;
   s.dtype = plan.workload.precision;
   s.eps = m.rms_norm_eps;
-  s.divisor = plan.workload.global_batch * plan.workload.seq;
+  s.divisor = plan.workload.global_batch * s.seq;
   return s;
 }
 
 }  // namespace lowering
 
 std::vector<Program> lower(const Plan& plan, Purpose purpose) {
-  lowering::require_lowerable(plan);
   lowering::require_possible(plan);
+  lowering::require_lowerable(plan);
   const lowering::Shapes shape = lowering::shapes_of(plan);
   const std::vector<std::int64_t> layers = layer_split(plan.strategy, plan.model.num_hidden_layers);
   const int stages = static_cast<int>(plan.strategy.pp);
