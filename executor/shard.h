@@ -1,0 +1,34 @@
+// Between a rank's part of a tensor and the whole one.
+#pragma once
+
+#include <cstdint>
+
+#include "planner/program.h"
+
+namespace llmplan {
+
+// Calls visit(local, global, count) for each run of elements of a tp rank's part of `p` that is
+// contiguous in the full tensor: `local` counts within the part, `global` in the full tensor. Rows that
+// pad the vocabulary have no global place and are not visited.
+template <class Visit>
+void for_each_run(const Param& p, int tp_rank, Visit visit) {
+  if (p.tp_dim < 0) return visit(std::int64_t{0}, std::int64_t{0}, p.elements());
+  std::int64_t outer = 1, inner = 1;  // product of the dimensions before and after tp_dim
+  for (int d = 0; d < static_cast<int>(p.shape.size()); ++d) {
+    if (d < p.tp_dim) outer *= p.shape[d];
+    if (d > p.tp_dim) inner *= p.shape[d];
+  }
+  std::int64_t part = p.shape[p.tp_dim], full = p.full_shape[p.tp_dim], first = tp_rank * part;
+  std::int64_t kept = part < full - first ? part : full - first;
+  if (kept <= 0) return;
+  for (std::int64_t o = 0; o < outer; ++o)
+    visit(o * part * inner, (o * full + first) * inner, kept * inner);
+}
+
+inline std::int64_t full_elements(const Param& p) {
+  std::int64_t n = 1;
+  for (std::int64_t d : p.full_shape) n *= d;
+  return n;
+}
+
+}  // namespace llmplan
