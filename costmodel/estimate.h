@@ -70,6 +70,10 @@ Infeasible check(const ModelConfig&, const Cluster&, const Workload&, const Stra
 std::variant<Estimate, Infeasible> estimate(const ModelConfig&, const Cluster&, const Workload&,
                                             const Strategy&);
 
+struct ForwardFlops {  // of one token through the whole model
+  double attention_linears = 0, mlp = 0, head = 0, attention_causal = 0, attention_full = 0;
+};
+ForwardFlops forward_flops(const ModelConfig&, std::int64_t seq);
 StepFlops step_flops(const ModelConfig&, const Workload&, const Strategy&);
 
 // One op alone on one device, from roofline × efficiency, or from the calibration where it knows the op.

@@ -1,0 +1,314 @@
+#include "costmodel/estimate.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <span>
+
+#include "costmodel/block.h"
+#include "costmodel/pipeline.h"
+#include "costmodel/program_memory.h"
+
+namespace llmplan {
+namespace {
+
+using std::int64_t;
+
+constexpr std::size_t kAxes = 6, kKinds = 5;
+
+// A sum of ops: seconds of computing, and what each kind of collective adds.
+struct Cost {
+  double compute = 0, comm = 0;
+  struct Sum { double seconds = 0; int64_t bytes = 0, count = 0; };
+  std::array<std::array<Sum, kKinds>, kAxes> collectives{};
+
+  void add(const Cost& other, double times) {
+    compute += other.compute * times;
+    comm += other.comm * times;
+    if (other.comm == 0) return;
+    for (std::size_t a = 0; a < kAxes; ++a)
+      for (std::size_t k = 0; k < kKinds; ++k) {
+        const Sum& from = other.collectives[a][k];
+        if (from.count == 0) continue;
+        Sum& to = collectives[a][k];
+        to.seconds += from.seconds * times;
+        to.bytes += static_cast<int64_t>(static_cast<double>(from.bytes) * times);
+        to.count += static_cast<int64_t>(static_cast<double>(from.count) * times);
+      }
+  }
+  double seconds(Axis axis) const {
+    double sum = 0;
+    for (const Sum& s : collectives[static_cast<std::size_t>(axis)]) sum += s.seconds;
+    return sum;
+  }
+  double total() const { return compute + comm; }
+};
+
+// Prices ops and adds them up.
+struct Pricer {
+  const Cluster& cluster;
+  const Strategy& strategy;
+  int ranks, threads;  // of a CPU; as many ranks as there are cores, the rest take turns
+
+  Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
+    const int64_t cores = std::max(c.device.cores, 1);
+    ranks = static_cast<int>(std::min(s.devices(), cores));
+    threads = static_cast<int>(std::max<int64_t>(1, cores / s.devices()));
+  }
+  void operator()(Cost& sum, const Op& op, int64_t times = 1) const {
+    const double n = static_cast<double>(times);
+    if (const auto* c = std::get_if<Collective>(&op)) {
+      const double t = transfer_time(op, cluster, strategy).value * n;
+      Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
+      entry.seconds += t;
+      entry.bytes += c->size.value * times;
+      entry.count += times;
+      sum.comm += t;
+    } else {
+      sum.compute += op_time(op, cluster.device, ranks, threads).value * n;
+    }
+  }
+};
+
+// One layer's passes, and those of what a stage has beside its layers. The first micro-batch writes
+// gradients, the others add to them.
+struct LayerCost {
+  Cost forward, recompute, backward_first, backward;
+};
+
+LayerCost price_layer(const Shapes& s, const Strategy& st, const Pricer& price, bool recomputed, bool accumulates) {
+  LayerCost l;
+  block::layer_forward(s, false, [&](const Op& op) { price(l.forward, op); });
+  if (recomputed) block::layer_recompute(s, [&](const Op& op) { price(l.recompute, op); });
+  block::layer_backward(s, false, recomputed, [&](const Op& op) { price(l.backward_first, op); });
+  if (accumulates) block::layer_backward(s, true, recomputed, [&](const Op& op) { price(l.backward, op); });
+  (void)st;
+  return l;
+}
+
+struct StageCost {
+  StagePlace place;
+  Cost first, later;                    // forward and backward of the first and of every further micro-batch
+  double forward_later = 0;             // the forward part of `later`, seconds
+  Cost before_world, after_world;
+};
+
+std::string over_by(const Memory& m) {
+  char text[160];
+  const double gib = 1.0 / (1 << 30);
+  std::snprintf(text, sizeof text, "stage %d needs %.2f GiB of %.2f GiB: %.2f GiB too much", m.peak_stage,
+                static_cast<double>(m.peak.value) * gib, static_cast<double>(m.capacity.value) * gib,
+                static_cast<double>((m.peak - m.capacity).value) * gib);
+  return text;
+}
+
+class ProgramEstimate {
+ public:
+  ProgramEstimate(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s)
+      : model_(m), cluster_(c), workload_(w), strategy_(s), shapes_(shapes_of(m, c, w, s)), price_(c, s),
+        micro_batches_(w.global_batch / (s.dp * s.micro_batch)) {}
+
+  Estimate run() {
+    Estimate e;
+    e.strategy = strategy_;
+    const std::vector<int64_t> layers = layer_split(strategy_, model_.num_hidden_layers);
+    e.strategy.layers_per_stage = layers;
+    price_stages(layers);
+    memory(e);
+    time(e);
+    return e;
+  }
+
+ private:
+  void price_stages(const std::vector<int64_t>& layers) {
+    const Strategy& st = strategy_;
+    const bool full = st.recompute == Recompute::full, more = micro_batches_ > 1;
+    int64_t most_kept = 0, most_again = 0;
+    for (int64_t n : layers) {
+      const int64_t again = recomputed(n);
+      most_again = std::max(most_again, again);
+      most_kept = std::max(most_kept, n - again);
+    }
+    LayerCost kept, again;
+    if (most_kept > 0) kept = price_layer(shapes_, st, price_, false, more);
+    if (full && most_again > 0) again = price_layer(shapes_, st, price_, true, more);
+    // The first layer of a stage has nothing to add to its input.
+    Cost first_norm, other_norm;
+    price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype});
+    price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype});
+
+    stages_.resize(layers.size());
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      StageCost& stage = stages_[i];
+      stage.place = {static_cast<int64_t>(i), static_cast<int64_t>(layers.size()), layers[i]};
+      // Stages between the ends that hold equally many layers are equal.
+      if (i > 1 && i + 1 < layers.size() && layers[i] == layers[i - 1]) {
+        const StagePlace place = stage.place;
+        stage = stages_[i - 1];
+        stage.place = place;
+        continue;
+      }
+      const double n_again = static_cast<double>(recomputed(layers[i]));
+      const double n_kept = static_cast<double>(layers[i]) - n_again;
+      for (const bool accumulate : {false, true}) {
+        if (accumulate && !more) break;
+        Cost& sum = accumulate ? stage.later : stage.first;
+        sum.add(kept.forward, n_kept);
+        sum.add(again.forward, n_again);
+        sum.compute += first_norm.compute - other_norm.compute;
+        const auto emit = [&](const Op& op, int64_t times) { price_(sum, op, times); };
+        block::stage_forward(shapes_, stage.place, accumulate, emit);
+        stage.forward_later = sum.total();
+        block::stage_backward(shapes_, stage.place, accumulate, [&](const Op& op) { price_(sum, op); });
+        sum.add(accumulate ? kept.backward : kept.backward_first, n_kept);
+        sum.add(accumulate ? again.backward : again.backward_first, n_again);
+        sum.add(again.recompute, n_again);
+      }
+      if (!more) stage.later = stage.first;
+      block::before_world_sum(shapes_, stage.place, [&](const Op& op) { price_(stage.before_world, op); });
+      block::after_world_sum(shapes_, stage.place, [&](const Op& op) { price_(stage.after_world, op); });
+    }
+  }
+
+  int64_t recomputed(int64_t layers) const {
+    if (strategy_.recompute != Recompute::full) return 0;
+    return strategy_.recompute_layers == 0 ? layers : std::min(strategy_.recompute_layers, layers);
+  }
+
+  void memory(Estimate& e) const {
+    e.memory_per_stage.reserve(stages_.size());
+    for (const StageCost& stage : stages_)
+      e.memory_per_stage.push_back(
+          program_memory(shapes_, stage.place, strategy_, cluster_.device, micro_batches_));
+    e.memory = *std::max_element(e.memory_per_stage.begin(), e.memory_per_stage.end(),
+                                 [](const Memory& a, const Memory& b) { return a.peak < b.peak; });
+    e.fits = e.memory.capacity.value <= 0 || e.memory.peak <= e.memory.capacity;
+    if (!e.fits) e.reason = over_by(e.memory);
+  }
+
+  // Seconds from the start to the end of the step, when a hop between stages takes `hop`.
+  double step_seconds(double hop) const {
+    const std::size_t n = stages_.size();
+    std::vector<StagePass> passes(n);
+    std::vector<double> ends(n);
+    for (std::size_t s = 0; s < n; ++s)
+      passes[s] = {stages_[s].forward_later, stages_[s].later.total() - stages_[s].forward_later};
+    pipeline_ends(strategy_.schedule, passes, micro_batches_, hop, ends);
+    for (std::size_t s = 0; s < n; ++s) ends[s] += stages_[s].first.total() - stages_[s].later.total();
+    if (n > 1 && shapes_.tied) {
+      const double both = std::max(ends.front(), ends.back()) + embedding_seconds();
+      ends.front() = ends.back() = both;
+    }
+    double world = 0, step = 0;
+    for (std::size_t s = 0; s < n; ++s) world = std::max(world, ends[s] + stages_[s].before_world.total());
+    world += world_seconds();
+    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + stages_[s].after_world.total());
+    return std::max(step, shared_cores_seconds());
+  }
+
+  // On a CPU with more ranks than cores, the cores' total work is the other bound.
+  double shared_cores_seconds() const {
+    if (!cluster_.device.cpu || cluster_.device.cores <= 0) return 0;
+    double work = 0;
+    for (const StageCost& s : stages_)
+      work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.before_world.compute +
+              s.after_world.compute;
+    work *= static_cast<double>(strategy_.tp * strategy_.dp * price_.threads);
+    return work / cluster_.device.cores;
+  }
+
+  double embedding_seconds() const { return transfer_time(block::embedding_sum(shapes_), cluster_, strategy_).value; }
+  double world_seconds() const {
+    return strategy_.devices() > 1 ? transfer_time(block::world_sum(), cluster_, strategy_).value : 0;
+  }
+
+  void time(Estimate& e) const {
+    double hop = 0;
+    const Bytes hop_size = block::activation(shapes_, shapes_.split_rows);
+    for (int64_t s = 0; s + 1 < strategy_.pp; ++s)
+      hop = std::max(hop, transfer_time(Send{static_cast<int>(s), hop_size}, cluster_, strategy_).value);
+    const double step = step_seconds(hop);
+    const double without_hops = hop > 0 ? step_seconds(0) : step;
+
+    // Where the time goes is told of the stage that computes longest.
+    const StageCost* busiest = &stages_.front();
+    for (const StageCost& s : stages_)
+      if (s.later.total() > busiest->later.total()) busiest = &s;
+    Cost sum = busiest->first;
+    sum.add(busiest->later, static_cast<double>(micro_batches_ - 1));
+    Time& t = e.time;
+    t.step = {step};
+    t.compute = {sum.compute};
+    t.tp_comm = {sum.seconds(Axis::tp)};
+    const bool holds_table = busiest->place.first() || busiest->place.last();
+    const double embedding = strategy_.pp > 1 && shapes_.tied && holds_table ? embedding_seconds() : 0;
+    const Cost &before = busiest->before_world, &after = busiest->after_world;
+    t.tp_comm.value += before.seconds(Axis::tp);
+    t.dp_comm = {before.seconds(Axis::dp) + after.seconds(Axis::dp) + world_seconds() + embedding};
+    t.optimizer = {before.compute + after.compute};
+    t.pp_comm = {std::max(0.0, step - without_hops)};
+    const double told = t.compute.value + t.tp_comm.value + t.dp_comm.value + t.optimizer.value + t.pp_comm.value;
+    t.bubble = {std::max(0.0, step - told)};
+
+    sum.add(before, 1);
+    sum.add(after, 1);
+    communication(e, sum, hop, hop_size, embedding);
+  }
+
+  void communication(Estimate& e, const Cost& sum, double hop, Bytes hop_size, double embedding) const {
+    const auto add = [&](std::string_view group, std::string_view kind, Cost::Sum s, double exposed) {
+      e.communication.push_back({std::string(group), std::string(kind), {s.bytes}, s.count, {s.seconds}, {exposed}});
+    };
+    for (std::size_t a = 0; a < kAxes; ++a)
+      for (std::size_t k = 0; k < kKinds; ++k) {
+        const Cost::Sum& s = sum.collectives[a][k];
+        if (s.count > 0)
+          add(name_of(static_cast<Axis>(a)), name_of(static_cast<Collective::Kind>(k)), s, s.seconds);
+      }
+    if (embedding > 0)
+      add("embedding", "all_reduce", {embedding, block::embedding_sum(shapes_).size.value, 1}, embedding);
+    if (strategy_.devices() > 1) add("world", "all_reduce", {world_seconds(), 24, 1}, world_seconds());
+    if (strategy_.pp > 1) {
+      // A stage between the ends sends one activation down and one gradient up per micro-batch.
+      const int64_t count = micro_batches_ * (strategy_.pp > 2 ? 2 : 1);
+      add("pp", "send", {hop * static_cast<double>(count), hop_size.value * count, count}, e.time.pp_comm.value);
+    }
+  }
+
+  const ModelConfig& model_;
+  const Cluster& cluster_;
+  const Workload& workload_;
+  const Strategy& strategy_;
+  Shapes shapes_;
+  Pricer price_;
+  int64_t micro_batches_;
+  std::vector<StageCost> stages_;
+};
+
+// Rates that follow from the step time.
+void rates(Estimate& e, const ModelConfig& m, const Cluster& c, const Workload& w) {
+  const double tokens = static_cast<double>(w.global_batch) * static_cast<double>(sequence_length(m, w));
+  const double step = e.time.step.value, devices = static_cast<double>(e.strategy.devices());
+  e.flops = step_flops(m, w, e.strategy);
+  e.tokens_per_s = tokens / step;
+  e.tokens_per_s_per_device = e.tokens_per_s / devices;
+  const double rate = e.flops.model_causal.value / step / devices;
+  e.tflops_per_device = rate * 1e-12;
+  if (const auto peak = c.device.peak.find(w.precision); peak != c.device.peak.end() && peak->second.value > 0) {
+    e.mfu = rate / peak->second.value;
+    e.hfu = e.flops.hardware.value / step / devices / peak->second.value;
+  }
+  if (w.tokens > 0) e.days = static_cast<double>(w.tokens) / e.tokens_per_s / 86400;
+}
+
+}  // namespace
+
+std::variant<Estimate, Infeasible> estimate(const ModelConfig& m, const Cluster& c, const Workload& w,
+                                            const Strategy& s) {
+  if (Infeasible broken = check(m, c, w, s); !broken.constraint.empty()) return broken;
+  Estimate e = ProgramEstimate(m, c, w, s).run();
+  rates(e, m, c, w);
+  return e;
+}
+
+}  // namespace llmplan
