@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "costmodel/op.h"
@@ -22,7 +23,7 @@ struct RopeScaling {  // rope_type "default" | "linear" | "dynamic" | "yarn" | "
 };
 
 struct ModelConfig {
-  std::string name;
+  std::string name{};
   std::string model_type = "llama";
   std::int64_t hidden_size = 0;
   std::int64_t num_hidden_layers = 0;
@@ -35,7 +36,7 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   double rms_norm_eps = 1e-5;
   double rope_theta = 10000;
-  RopeScaling rope_scaling;
+  RopeScaling rope_scaling{};
 
   // What deviates from Llama.
   Mlp mlp = Mlp::swiglu;
@@ -49,6 +50,9 @@ struct ModelConfig {
   int norms_per_layer = 2;                  // Gemma 2/3: 4; Falcon's parallel blocks: 1
   std::int64_t position_rows = 0;           // rows of a learned position table (OPT: positions + 2)
   std::int64_t embedding_proj_dim = 0;      // OPT-350m's word_embed_proj_dim; 0: hidden_size
+  bool parallel_attn = false;               // attention and MLP read the same input: GPT-NeoX, Falcon
+  double partial_rotary_factor = 1;         // share of head_dim that is rotated
+  std::int64_t sliding_window = 0;          // tokens; 0: every layer sees all
 
   // Mixture of experts; num_experts 0 means dense.
   std::int64_t num_experts = 0, num_experts_per_tok = 0, moe_intermediate_size = 0;
@@ -56,7 +60,9 @@ struct ModelConfig {
   bool shared_expert_gate = false;
   bool router_bias = false;                 // DeepSeek-V3's e_score_correction_bias
   std::int64_t first_k_dense_replace = 0;   // that many first layers are dense
-  std::int64_t moe_layer_freq = 1;          // of the rest, every n-th layer is MoE
+  std::int64_t moe_layer_freq = 1;          // of the rest, layers l with l mod freq == offset are MoE
+  std::int64_t moe_layer_offset = 0;
+  std::vector<std::int64_t> mlp_only_layers{};  // dense whatever the above says; ascending (Qwen)
 
   // Multi-head latent attention; kv_lora_rank 0 means ordinary attention.
   std::int64_t q_lora_rank = 0, kv_lora_rank = 0;
@@ -72,11 +78,22 @@ struct Tensor {
   std::vector<std::int64_t> shape;  // [out, in] for linears
   int layer = -1;                   // -1: embeddings, final norm, head
   bool expert = false;              // one of num_experts; counted in `active` by top_k/num_experts
+  bool buffer = false;              // in the checkpoint but not trained: not a parameter
 };
+// In checkpoint order: embeddings, layers, final norm, head. Experts are listed one by one.
 std::vector<Tensor> tensors(const ModelConfig&);
 std::int64_t parameters(const ModelConfig&);         // exact; tied tensors once
 std::int64_t active_parameters(const ModelConfig&);  // those that one token passes through
+bool is_moe_layer(const ModelConfig&, std::int64_t layer);
+std::int64_t moe_layers(const ModelConfig&);         // how many of num_hidden_layers are MoE
+constexpr bool is_gated(Mlp m) { return m == Mlp::swiglu || m == Mlp::geglu; }
+std::string_view name_of(Mlp);
+std::string_view name_of(Norm);
+std::string_view name_of(Positions);
 
+// The first dimension that is impossible, or an empty field.
+struct ModelProblem { std::string field, message, hint; };
+ModelProblem find_problem(const ModelConfig&);
 // Throws Error E0202 when a dimension is impossible (zero, negative, 10^18 layers, heads that do not divide).
 void check(const ModelConfig&);
 // The models that `run` can train: Llama-family decoder, dense, RMSNorm, RoPE, SwiGLU, no biases.

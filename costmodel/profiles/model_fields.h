@@ -1,0 +1,39 @@
+// The keys of a model file and the members of ModelConfig that they fill: one list for YAML profiles and
+// for Hugging Face's config.json.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "costmodel/model.h"
+#include "costmodel/profiles/node.h"
+
+namespace llmplan {
+
+struct ModelField {
+  using Member = std::variant<std::int64_t ModelConfig::*, int ModelConfig::*, double ModelConfig::*,
+                              bool ModelConfig::*, Mlp ModelConfig::*, Norm ModelConfig::*,
+                              Positions ModelConfig::*>;
+  std::vector<std::string> keys;  // the name of the member, then what other classes call it
+  Member member;
+};
+const std::vector<ModelField>& model_fields();
+
+// One model_type: transformers' defaults for the keys that a config leaves out, and what the keys mean
+// beyond filling a member. `finish` runs after the fields are read.
+struct ModelFamily {
+  std::string model_type;
+  std::vector<std::string> architectures;  // class names that stand for it
+  ModelConfig defaults;
+  std::vector<std::string> extra_keys;     // that `finish` reads or that do not matter here
+  std::function<void(const Node& config, ModelConfig&)> finish;
+};
+const std::vector<ModelFamily>& model_families();
+const ModelFamily* find_family(const std::string& model_type);
+
+// `strict`: every key must be known (our own YAML); else others are left alone (config.json).
+ModelConfig read_model_config(const Node& root, bool strict, const std::string& name);
+
+}  // namespace llmplan
