@@ -3,6 +3,8 @@
 #include <bit>
 #include <type_traits>
 
+#include "costmodel/op_fields.h"
+
 namespace llmplan {
 
 std::string_view name_of(Stream s) {
@@ -56,33 +58,17 @@ struct Hasher {
   void all(const T&... v) { (add(v), ...); }
 };
 
-// Structured bindings: a field that is added to an op and forgotten here does not compile.
-struct HashOp {
-  Hasher& h;
-  void operator()(const Load& o) { auto& [a] = o; h.all(a); }
-  void operator()(const Gemm& o) { auto& [a, b, c, d, e, f, g, i] = o; h.all(a, b, c, d, e, f, g, i); }
-  void operator()(const Embedding& o) { auto& [a, b, c, d] = o; h.all(a, b, c, d); }
-  void operator()(const EmbeddingGrad& o) { auto& [a, b, c, d, e] = o; h.all(a, b, c, d, e); }
-  void operator()(const RmsNorm& o) { auto& [a, b, c, d, e] = o; h.all(a, b, c, d, e); }
-  void operator()(const RmsNormGrad& o) { auto& [a, b, c, d, e] = o; h.all(a, b, c, d, e); }
-  void operator()(const Rope& o) { auto& [a, b, c, d, e, f, g] = o; h.all(a, b, c, d, e, f, g); }
-  void operator()(const Attention& o) { auto& [a, b, c, d, e, f, g] = o; h.all(a, b, c, d, e, f, g); }
-  void operator()(const AttentionGrad& o) { auto& [a, b, c, d, e, f, g] = o; h.all(a, b, c, d, e, f, g); }
-  void operator()(const SwiGlu& o) { auto& [a, b, c] = o; h.all(a, b, c); }
-  void operator()(const SwiGluGrad& o) { auto& [a, b, c] = o; h.all(a, b, c); }
-  void operator()(const Add& o) { auto& [a, b] = o; h.all(a, b); }
-  void operator()(const CrossEntropyStats& o) { auto& [a, b, c, d] = o; h.all(a, b, c, d); }
-  void operator()(const CrossEntropyGrad& o) {
-    auto& [a, b, c, d, e, f, g, i] = o;
-    h.all(a, b, c, d, e, f, g, i);
-  }
-  void operator()(const GradStats& o) { auto& [a, b] = o; h.all(a, b); }
-  void operator()(const AdamW& o) { auto& [a, b, c, d] = o; h.all(a, b, c, d); }
-  void operator()(const Collective& o) { auto& [a, b, c, d] = o; h.all(a, b, c, d); }
-  void operator()(const Send& o) { auto& [a, b] = o; h.all(a, b); }
-  void operator()(const Recv& o) { auto& [a, b] = o; h.all(a, b); }
-};
+void add(Hasher& h, const Op& op) {
+  h.add(op.index());
+  std::visit(
+      [&h](const auto& o) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(o)>, Collective>) h.add(o.kind);
+        for_each_field(o, [&h](const char*, const auto& field) { h.add(field); });
+      },
+      op);
+}
 
+// Structured bindings: a field that is added to a struct and forgotten here does not compile.
 void add(Hasher& h, const Buffer& buffer) {
   auto& [name, size, dtype, space, persistent, category] = buffer;
   h.all(name, size, dtype, space, persistent, category);
@@ -90,8 +76,7 @@ void add(Hasher& h, const Buffer& buffer) {
 
 void add(Hasher& h, const Instr& instr) {
   auto& [op, stream, reads, writes, waits, phase, layer, micro_batch] = instr;
-  h.add(op.index());
-  std::visit(HashOp{h}, op);
+  add(h, op);
   h.all(stream, phase, layer, micro_batch);
   h.add(reads.size());
   for (const Ref& r : reads) h.add(r);
@@ -111,6 +96,12 @@ void add(Hasher& h, const Param& param) {
 }
 
 }  // namespace
+
+std::uint64_t hash_of(const Op& op) {
+  Hasher h;
+  add(h, op);
+  return h.state;
+}
 
 std::string digest(const std::vector<Program>& programs) {
   Hasher h;

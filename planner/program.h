@@ -92,6 +92,12 @@ struct Layout {
 };
 inline constexpr std::int64_t kAlign = 256;  // bytes; of every buffer's offset
 
+// Equal ops have equal hashes.
+std::uint64_t hash_of(const Op&);
+struct OpHash {
+  std::size_t operator()(const Op& op) const { return hash_of(op); }
+};
+
 // 16 hex digits over everything above: equal programs have equal digests, on every machine.
 std::string digest(const std::vector<Program>&);
 

@@ -18,6 +18,8 @@ struct TimeModel {
   virtual Seconds time(const Op&) const = 0;  // alone
   // Speed (0..1] of an op that shares its machine with `active` (itself included). Default: no contention.
   virtual double speed(const Op&, const std::vector<const Op*>& active) const { (void)active; return 1; }
+  // What shares a machine: the streams of one stage, or those of all stages.
+  virtual bool one_machine() const { return false; }
 };
 // Prices ops with op_time and transfer_time of the plan's cluster. On CPUs whose cores are fewer than
 // the ranks, concurrent compute ops share them.
@@ -28,6 +30,9 @@ struct Simulation {
   Seconds step{};
   std::string deadlock;  // empty, or the stuck instructions, one per line
 };
+// Sends and receives between two stages pair up in order and start when both ends are ready. Collectives
+// between stages start when all of them have arrived. Collectives inside a stage, whose ranks all run this
+// program, are local ops.
 Simulation simulate(const std::vector<Program>&, const TimeModel&);
 
 // Fills prediction, digest and layers_per_stage of a plan from its lowered and simulated program.
