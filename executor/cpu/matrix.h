@@ -1,0 +1,15 @@
+// The ops that have a plan of their own for dividing work among threads.
+#pragma once
+
+#include "costmodel/op.h"
+#include "executor/cpu/isa/table.h"
+#include "executor/cpu/thread_pool.h"
+
+namespace llmplan::cpu {
+
+void gemm(const KernelTable&, const Gemm&, const float* a, const float* b, float* c, ThreadPool&);
+void attention(const KernelTable&, const Attention&, const float* qkv, float* out, float* lse, ThreadPool&);
+void attention_grad(const KernelTable&, const AttentionGrad&, const float* qkv, const float* out, const float* lse,
+                    const float* dout, float* dqkv, float* delta, ThreadPool&);
+
+}  // namespace llmplan::cpu

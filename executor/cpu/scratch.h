@@ -1,0 +1,13 @@
+// Working memory of the kernels outside the arena: per thread, kept between calls, grown to the largest
+// need. kernel_scratch() in kernels.h says how much an op takes.
+#pragma once
+
+#include <cstdint>
+
+namespace llmplan::cpu {
+
+enum class ScratchUse : std::uint8_t { shared, tile };  // one op's, written by its caller; one tile's
+
+float* scratch(ScratchUse, std::int64_t floats);  // 64-byte aligned; contents undefined
+
+}  // namespace llmplan::cpu
