@@ -54,7 +54,7 @@ Cluster cluster_by_text(const std::string& text) {
 }
 
 Cluster cluster_by_file(const std::string& file) {
-  const Node root = parse_yaml(read_file(file), file);
+  const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "a cluster");
   only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "source"}, "a cluster");
   const bool sourced = root.find("source") && !root.find("source")->text.empty();

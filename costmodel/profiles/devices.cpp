@@ -49,7 +49,7 @@ Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
   }
   const std::string name = read_text(*by_name, "link");
   const std::string file = in_profiles("links");
-  const Node links = parse_yaml(read_file(file), file);
+  const Node links = parse_yaml(read_profile_file(file), file);
   require(links, Node::Kind::map, "links");
   std::vector<std::string> names;
   for (const auto& [key, value] : links.entries) {
@@ -91,7 +91,7 @@ DeviceFile read_device_profile(const std::string& name) {
     const std::string guess = did_you_mean(name, names, "");
     throw Error("E0204", Exit::usage, fmt::format("unknown device '{}'", name.substr(0, 80)), guess.empty() ? more : guess + " · " + more);
   }
-  DeviceFile out = read_device_file(parse_yaml(read_file(file), file));
+  DeviceFile out = read_device_file(parse_yaml(read_profile_file(file), file));
   if (out.cluster.device.name.empty()) out.cluster.device.name = fs::path(file).stem().string();
   return out;
 }

@@ -99,7 +99,7 @@ std::vector<std::string> instruction_sets() {
 // hardware_profiles/local-cpu.yaml: one device per instruction set, and the link between ranks.
 Cluster defaults() {
   const std::string file = (fs::path(data_directory()) / "hardware_profiles/local-cpu.yaml").string();
-  const Node root = parse_yaml(read_file(file), file);
+  const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "local-cpu");
   Cluster c;
   for (const std::string& isa : instruction_sets()) {
@@ -119,7 +119,7 @@ Cluster local_cluster() {
   Cluster c = defaults();
   std::error_code ignored;
   if (const std::string file = calibration_path(); fs::is_regular_file(file, ignored))
-    c.device = read_device_file(parse_yaml(read_file(file), file)).cluster.device;
+    c.device = read_device_file(parse_yaml(read_profile_file(file), file)).cluster.device;
   c.name = "local";
   c.device.cpu = true;
   c.device.cores = static_cast<int>(usable_cores());

@@ -21,7 +21,7 @@ ModelConfig parse_model(const std::string& yaml, const std::string& file) {
 namespace {
 
 ModelConfig read_hugging_face(const fs::path& config) {
-  const Node root = parse_json(read_file(config.string()), config.string());
+  const Node root = parse_json(read_profile_file(config.string()), config.string());
   const fs::path folder = config.parent_path();
   std::string name = folder.filename().string();
   if (name.empty() || name == ".") name = config.stem().string();
@@ -35,7 +35,7 @@ ModelConfig read_model(const std::string& name) {
   const std::vector<std::string> names = model_names();
   if (std::find(names.begin(), names.end(), name) != names.end()) {
     const std::string file = (fs::path(data_directory()) / "models" / (name + ".yaml")).string();
-    return parse_model(read_file(file), file);
+    return parse_model(read_profile_file(file), file);
   }
   if (fs::is_directory(name, ignored)) {
     const fs::path config = fs::path(name) / "config.json";
@@ -45,7 +45,7 @@ ModelConfig read_model(const std::string& name) {
   }
   if (looks_like_path(name) || fs::exists(name, ignored)) {
     if (name.ends_with(".json")) return read_hugging_face(name);
-    return parse_model(read_file(name), name);
+    return parse_model(read_profile_file(name), name);
   }
   const std::string more = fmt::format("{} built-in names: llmplan models · or give a YAML file or a directory with config.json", names.size());
   const std::string guess = did_you_mean(name, names, "");

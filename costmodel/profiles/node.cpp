@@ -98,7 +98,7 @@ void check_encoding(const std::string& text, const Source& source) {
   }
 }
 
-std::string read_file(const std::string& path) {
+std::string read_profile_file(const std::string& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
     throw Error("E0510", Exit::environment, fmt::format("'{}' is a directory", path), "give a file in it");

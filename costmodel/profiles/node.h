@@ -46,7 +46,7 @@ std::shared_ptr<const Source> make_source(const std::string& text, const std::st
 // Refuses what no reader should see: NUL bytes, invalid UTF-8, more than 16 MiB.
 void check_encoding(const std::string& text, const Source&);
 // The whole file, or Error E0510 that says why it cannot be read.
-std::string read_file(const std::string& path);
+std::string read_profile_file(const std::string& path);
 
 constexpr int deepest_nesting = 64;
 
