@@ -1,0 +1,249 @@
+// From a row of a case file to the inputs of estimate(). What the row leaves blank comes from the runtime's
+// documented defaults or from a known model of the same shape; what neither tells makes the row unusable.
+#include <algorithm>
+#include <cctype>
+
+#include "costmodel/error.h"
+#include "costmodel/validate.h"
+
+namespace llmplan {
+namespace {
+
+using Why = std::string;  // why a row cannot be used; empty: it can
+
+std::string lower(std::string s) {
+  std::ranges::transform(s, s.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return s;
+}
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+template <class T>
+Why need(const std::optional<T>& cell, const char* column) {
+  return cell ? "" : std::string("'") + column + "' is blank";
+}
+
+// A built-in model with the row's widths; layers may differ, since shortened models are measured too.
+const ModelConfig* same_shape(const Case& c, const std::vector<ModelConfig>& models) {
+  for (const ModelConfig& m : models) {
+    const bool experts = c.n_experts.value_or(0) == m.num_experts &&
+                         (m.num_experts == 0 || c.moe_ffn.value_or(m.moe_intermediate_size) == m.moe_intermediate_size);
+    const bool ffn = !c.ffn || *c.ffn == m.intermediate_size || (m.num_experts > 0 && *c.ffn == m.moe_intermediate_size);
+    if (experts && ffn && *c.hidden == m.hidden_size && *c.heads == m.num_attention_heads &&
+        (m.kv_lora_rank > 0) == (c.mla.value_or(0) > 0) &&
+        (m.kv_lora_rank > 0 || c.kv_heads.value_or(*c.heads) == m.num_key_value_heads) &&
+        (!c.vocab || *c.vocab == m.vocab_size))
+      return &m;
+  }
+  return nullptr;
+}
+
+Why build_mlp(const Case& c, const BlankCells& blank, ModelConfig& m) {
+  const std::string mlp = c.mlp.empty() ? blank.mlp : lower(c.mlp);
+  if (mlp == "gelu") m.mlp = Mlp::gelu;
+  else if (mlp == "swiglu") m.mlp = Mlp::swiglu;
+  else if (mlp == "geglu") m.mlp = Mlp::geglu;
+  else if (mlp == "relu") m.mlp = Mlp::relu;
+  else if (mlp == "relu2") m.mlp = Mlp::relu2;
+  else return mlp.empty() ? "'mlp' is blank" : "unknown mlp '" + mlp + "'";
+  if (c.ffn) m.intermediate_size = *c.ffn;
+  else if (c.moe_ffn) m.intermediate_size = *c.moe_ffn;
+  else if (!is_gated(m.mlp)) m.intermediate_size = 4 * m.hidden_size;  // GPT's
+  else return "'ffn' is blank";
+  return "";
+}
+
+// GPT as in GPT-2 and GPT-3, or Llama, by the kind of MLP; Nemotron's relu2 is without biases and rotary.
+void build_family(ModelConfig& m) {
+  const bool gpt = m.mlp == Mlp::gelu || m.mlp == Mlp::relu;
+  m.model_type = gpt ? "gpt2" : "llama";
+  m.positions = gpt ? Positions::learned : Positions::rope;
+  m.norm = gpt || m.mlp == Mlp::relu2 ? Norm::layer : Norm::rms;
+  m.qkv_bias = m.attention_out_bias = m.mlp_bias = m.norm_bias = gpt;
+  m.tie_word_embeddings = gpt;
+}
+
+Why build_model(const Case& c, const BlankCells& blank, const std::vector<ModelConfig>& models, ModelConfig& m) {
+  for (const Why& why : {need(c.layers, "layers"), need(c.hidden, "hidden"), need(c.heads, "heads"), need(c.seq, "seq")})
+    if (!why.empty()) return why;
+  const ModelConfig* known = same_shape(c, models);
+  if (known) m = *known;
+  m.name = c.model.empty() ? c.id : c.model;
+  m.num_hidden_layers = *c.layers;
+  m.hidden_size = *c.hidden;
+  m.num_attention_heads = *c.heads;
+  if (!known) {
+    if (const Why why = build_mlp(c, blank, m); !why.empty()) return why;
+    build_family(m);
+    m.num_key_value_heads = c.kv_heads.value_or(*c.heads);
+    if (!c.vocab && !blank.vocab) return "'vocab' is blank";
+    m.vocab_size = c.vocab ? *c.vocab : *blank.vocab;
+    m.head_dim = c.head_dim.value_or(*c.heads > 0 ? *c.hidden / *c.heads : 0);
+    if (m.head_dim <= 0) return "head_dim cannot be derived from hidden and heads";
+    if (c.mla.value_or(0) > 0)
+      return "multi-head latent attention, whose ranks are not among the columns, and no built-in model has this shape";
+    if (m.positions == Positions::learned) m.position_rows = *c.seq;
+  }
+  m.max_position_embeddings = std::max(m.max_position_embeddings, *c.seq);
+  if (c.tied) m.tie_word_embeddings = *c.tied != 0;
+  if (c.n_experts.value_or(0) > 0) {
+    if (const Why why = need(c.top_k, "top_k"); !why.empty()) return why;
+    m.num_experts = *c.n_experts;
+    m.num_experts_per_tok = *c.top_k;
+    m.moe_intermediate_size = c.moe_ffn.value_or(m.intermediate_size);
+    if (c.shared_experts) m.shared_expert_intermediate_size = *c.shared_experts * m.moe_intermediate_size;
+    if (c.dense_layers) m.first_k_dense_replace = *c.dense_layers;
+  }
+  try {
+    check(m);
+  } catch (const Error& e) {
+    return e.message;
+  }
+  return "";
+}
+
+Why build_workload(const Case& c, const BlankCells& blank, Workload& w) {
+  if (const Why why = need(c.global_batch, "global_batch"); !why.empty()) return why;
+  w.seq = *c.seq;
+  w.global_batch = *c.global_batch;
+  w.runtime = c.runtime;
+  const std::string precision = c.precision.empty() ? blank.precision : lower(c.precision);
+  if (precision == "bf16") w.precision = DType::bf16;
+  else if (precision == "fp16") w.precision = DType::fp16;
+  else if (precision == "fp32" || precision == "tf32") w.precision = DType::fp32;
+  else if (precision == "fp8" || precision == "mxfp8") w.precision = DType::fp8_e4m3;
+  else return precision.empty() ? "'precision' is blank" : "precision '" + precision + "' is not modelled";
+  const std::string optimizer = lower(c.optimizer);
+  if (contains(optimizer, "8bit") || contains(optimizer, "8-bit")) w.optimizer.kind = OptimizerKind::adamw_8bit;
+  else if (contains(optimizer, "adafactor")) w.optimizer.kind = OptimizerKind::adafactor;
+  else if (contains(optimizer, "adam") || optimizer.empty()) w.optimizer.kind = OptimizerKind::adamw;
+  else if (contains(optimizer, "lion")) w.optimizer.kind = OptimizerKind::lion;
+  else if (contains(optimizer, "sgd")) w.optimizer.kind = OptimizerKind::sgd;
+  else return "optimizer '" + c.optimizer + "' is not modelled";
+  return "";
+}
+
+Why build_methods(const Case& c, const BlankCells& blank, Strategy& s) {
+  const std::string recompute = c.recompute.empty() ? blank.recompute : lower(c.recompute);
+  if (recompute == "none") s.recompute = Recompute::none;
+  else if (recompute == "selective") s.recompute = Recompute::selective;
+  else if (recompute == "full") s.recompute = Recompute::full;
+  else return recompute.empty() ? "'recompute' is blank" : "recompute '" + recompute + "' is not modelled";
+  const std::string attention = c.attention.empty() ? blank.attention : lower(c.attention);
+  if (attention == "unfused") s.attention = AttentionKernel::unfused;
+  else if (attention == "flash" || attention == "cudnn" || attention == "memory_efficient") s.attention = AttentionKernel::flash;
+  else return attention.empty() ? "'attention' is blank" : "attention '" + attention + "' is not modelled";
+  const std::string schedule = lower(c.schedule);
+  if (schedule == "gpipe") s.schedule = Schedule::gpipe;
+  else if (schedule == "zb-h1" || schedule == "zb_h1") s.schedule = Schedule::zb_h1;
+  else if (schedule == "interleaved" || (schedule.empty() && s.vpp > 1)) s.schedule = Schedule::interleaved;
+  else if (schedule == "1f1b" || schedule.empty()) s.schedule = s.vpp > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
+  else return "schedule '" + c.schedule + "' is not modelled";
+  const std::string offload = lower(c.offload);
+  s.offload.optimizer = contains(offload, "optim");
+  s.offload.gradients = contains(offload, "grad");
+  s.offload.weights = contains(offload, "weight") || contains(offload, "param");
+  s.offload.activations = contains(offload, "activ");
+  if (!offload.empty() && offload != "none" && s.offload == Offload{}) return "offload '" + c.offload + "' is not modelled";
+  return "";
+}
+
+Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
+  for (const Why& why : {need(c.n_devices, "n_devices"), need(c.tp, "tp"), need(c.pp, "pp")})
+    if (!why.empty()) return why;
+  s.tp = *c.tp;
+  s.pp = *c.pp;
+  s.vpp = c.vpp.value_or(1);
+  s.cp = c.cp.value_or(1);
+  s.ep = c.ep.value_or(1);
+  const std::int64_t model_parallel = s.tp * s.pp * s.cp;
+  if (model_parallel < 1) return "tp, pp and cp must be at least 1";
+  s.dp = c.dp.value_or(*c.n_devices / model_parallel);
+  if (s.devices() != *c.n_devices)
+    return "tp × pp × cp × dp is " + std::to_string(s.devices()) + ", not n_devices " + std::to_string(*c.n_devices);
+  const auto zero = c.zero ? c.zero : blank.zero;
+  if (!zero) return "'zero' is blank";
+  s.zero = static_cast<int>(*zero);
+  s.sp = c.sp.value_or(blank.sp.value_or(0)) != 0 && s.tp > 1;
+  if (!c.micro_batch && !blank.tuned_micro_batch) return "'micro_batch' is blank";
+  s.micro_batch = c.micro_batch.value_or(0);
+  return build_methods(c, blank, s);
+}
+
+Why build_cluster(const Case& c, const ValidationData& data, Cluster& cluster) {
+  const std::int64_t n = *c.n_devices;
+  const std::int64_t per_node = std::min(n, c.devices_per_node.value_or(8));
+  if (n < 1 || per_node < 1 || n % per_node != 0)
+    return std::to_string(n) + " devices are not whole nodes of " + std::to_string(per_node);
+  if (c.device.empty()) return "'device' is blank";
+  try {
+    cluster = data.cluster(c.device, n / per_node, per_node);
+  } catch (const Error& e) {
+    return e.message;
+  }
+  if (const auto bandwidth = fabric_bandwidth(c.fabric, c.devices_per_node.value_or(8))) {
+    cluster.inter.bandwidth = *bandwidth;
+    cluster.inter.name = c.fabric;
+  }
+  return "";
+}
+
+// The largest throughput among micro-batches that fit, as someone who tunes a run would find it.
+Why tune_micro_batch(Setup& s) {
+  double best = 0;
+  std::int64_t chosen = 0;
+  for (std::int64_t b = 1; b <= 64 && s.strategy.dp * b <= s.workload.global_batch; b *= 2) {
+    s.strategy.micro_batch = b;
+    const auto result = estimate(s.model, s.cluster, s.workload, s.strategy);
+    const Estimate* e = std::get_if<Estimate>(&result);
+    if (e && e->fits && (chosen == 0 || e->time.step.value < best)) {
+      best = e->time.step.value;
+      chosen = b;
+    }
+  }
+  s.strategy.micro_batch = chosen;
+  return chosen > 0 ? "" : "'micro_batch' is blank, and none that llmplan tries fits";
+}
+
+}  // namespace
+
+std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::int64_t devices_per_node) {
+  const std::string text = lower(fabric);
+  const auto number_at = [&](std::size_t i) {  // digits and a point that end before i
+    std::size_t first = i;
+    while (first > 0 && (std::isdigit(static_cast<unsigned char>(text[first - 1])) || text[first - 1] == '.')) --first;
+    return std::pair(first, first < i ? std::stod(text.substr(first, i - first)) : 0.0);
+  };
+  std::size_t unit = std::string::npos;
+  double scale = 0;  // bytes per second of one unit
+  for (const auto& [word, factor] : {std::pair{"gb/s", 1e9 / 8}, {"gbit/s", 1e9 / 8}, {"gbps", 1e9 / 8}, {"tb/s", 1e12 / 8}})
+    if (const std::size_t at = text.find(word); at < unit) unit = at, scale = factor;
+  if (unit == std::string::npos) return {};
+  // Networks are sold in bits; only a capital B after a lower-case b-free prefix says bytes.
+  if (fabric.compare(unit, 4, "GB/s") == 0 || fabric.compare(unit, 4, "TB/s") == 0) scale *= 8;
+  std::size_t end = unit;
+  while (end > 0 && text[end - 1] == ' ') --end;
+  auto [first, rate] = number_at(end);
+  if (rate <= 0) return {};
+  if (first > 0 && text[first - 1] == 'x') {
+    const double nics = number_at(first - 1).second;
+    if (nics > 0) rate *= nics;
+  }
+  const bool each = contains(text, "per gpu") || contains(text, "per device");
+  return BytesPerSecond{rate * scale / (each ? 1.0 : static_cast<double>(std::max<std::int64_t>(1, devices_per_node)))};
+}
+
+std::variant<Setup, std::string> set_up(const Case& c, const ValidationData& data) {
+  const auto runtime = data.runtimes.find(c.runtime);
+  if (runtime == data.runtimes.end()) return "unknown runtime '" + c.runtime + "'";
+  const BlankCells& blank = runtime->second;
+  Setup s;
+  if (Why why = build_model(c, blank, data.models, s.model); !why.empty()) return why;
+  if (Why why = build_workload(c, blank, s.workload); !why.empty()) return why;
+  if (Why why = build_strategy(c, blank, s.strategy); !why.empty()) return why;
+  if (Why why = build_cluster(c, data, s.cluster); !why.empty()) return why;
+  if (s.strategy.micro_batch == 0)
+    if (Why why = tune_micro_batch(s); !why.empty()) return why;
+  return s;
+}
+
+}  // namespace llmplan

@@ -1,0 +1,74 @@
+// What validation needs from files beside the cases.
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "costmodel/profiles/case_file.h"
+#include "costmodel/profiles/node.h"
+#include "costmodel/profiles/profiles.h"
+#include "costmodel/profiles/quantity.h"
+
+namespace llmplan {
+namespace {
+
+FlopsConvention read_convention(const Node& n) {
+  const std::pair<const char*, FlopsConvention> names[] = {
+      {"model_full", FlopsConvention::model_full},
+      {"model_causal", FlopsConvention::model_causal},
+      {"hardware_recompute", FlopsConvention::hardware_recompute},
+      {"six_n", FlopsConvention::six_n},
+      {"six_n_no_embedding", FlopsConvention::six_n_no_embedding}};
+  for (const auto& [name, value] : names)
+    if (n.text == name) return value;
+  fail(n, "E0107", fmt::format("unknown convention '{}'", n.text), "costmodel/validate.h lists them");
+}
+
+BlankCells read_one(const Node& map, const std::string& runtime) {
+  only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "flops", "source"},
+            "the blank cells of " + runtime);
+  BlankCells b;
+  const auto integer = [&](const char* key, std::optional<std::int64_t>& to) {
+    if (const Node* n = map.find(key)) to = read_integer(*n, key, 0, std::int64_t{1} << 40);
+  };
+  const auto text = [&](const char* key, std::string& to) {
+    if (const Node* n = map.find(key)) to = read_text(*n, key);
+  };
+  integer("vocab", b.vocab), integer("zero", b.zero), integer("sp", b.sp);
+  text("mlp", b.mlp), text("precision", b.precision), text("recompute", b.recompute), text("attention", b.attention);
+  if (const Node* n = map.find("micro_batch")) {
+    if (n->text != "tuned") fail(*n, "E0107", "micro_batch has no default but 'tuned'", "write: micro_batch: tuned");
+    b.tuned_micro_batch = true;
+  }
+  b.flops = read_convention(required(map, "flops", runtime));
+  return b;
+}
+
+}  // namespace
+
+std::map<std::string, BlankCells> read_blank_cells() {
+  const std::string file = data_directory() + "/costmodel/validation/blank_cells.yaml";
+  const Node root = parse_yaml(read_profile_file(file), file);
+  require(root, Node::Kind::map, "the file");
+  std::map<std::string, BlankCells> runtimes;
+  for (const auto& [key, value] : root.entries) {
+    require(value, Node::Kind::map, key.text);
+    runtimes[key.text] = read_one(value, key.text);
+  }
+  return runtimes;
+}
+
+ValidationData validation_data() {
+  ValidationData data;
+  data.runtimes = read_blank_cells();
+  for (const std::string& name : model_names()) data.models.push_back(read_model(name));
+  // Thousands of rows share a few devices.
+  auto cache = std::make_shared<std::map<std::string, Cluster>>();
+  data.cluster = [cache](const std::string& device, std::int64_t nodes, std::int64_t per_node) {
+    const std::string name = fmt::format("{}x{}x{}", nodes, per_node, device);
+    const auto found = cache->find(name);
+    return found != cache->end() ? found->second : cache->emplace(name, read_cluster(name)).first->second;
+  };
+  return data;
+}
+
+}  // namespace llmplan

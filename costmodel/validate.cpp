@@ -1,0 +1,189 @@
+// Rows against predictions, and what is left of the differences.
+#include "costmodel/validate.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace llmplan {
+namespace {
+
+std::string lower(std::string s) {
+  for (char& c : s) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return s;
+}
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+bool failed(const Case& c) { return c.outcome == "oom" || c.outcome == "oom_or_crash"; }
+
+std::variant<FlopsConvention, std::string> convention(const Case& c, const BlankCells& blank) {
+  std::string word = lower(c.tflops_convention);
+  if (!word.empty() && word.back() == '?') word.pop_back();  // the transcriber was not sure
+  if (word.empty()) return blank.flops;
+  if (word == "model" || word == "model_full") return FlopsConvention::model_full;
+  if (word == "model_causal" || word == "causal") return FlopsConvention::model_causal;
+  if (word == "hardware_with_recompute" || word == "hardware") return FlopsConvention::hardware_recompute;
+  if (word == "6n" || word == "palm") return FlopsConvention::six_n;
+  return "unknown tflops_convention '" + c.tflops_convention + "'";
+}
+
+// Seconds of the measured step, converted if need be, or why there are none.
+std::variant<double, std::string> measured_step(const Case& c, const BlankCells& blank, const Setup& s) {
+  if (c.step_time_s) return *c.step_time_s;
+  const double devices = static_cast<double>(s.strategy.devices());
+  if (c.tokens_per_s_per_device) {
+    const double tokens = static_cast<double>(s.workload.global_batch) * static_cast<double>(s.workload.seq);
+    return tokens / (*c.tokens_per_s_per_device * devices);
+  }
+  const auto count = convention(c, blank);
+  if (const auto* why = std::get_if<std::string>(&count)) return *why;
+  double rate = 0;  // FLOP/s per device
+  if (c.tflops_per_device) {
+    rate = *c.tflops_per_device * 1e12;
+  } else if (c.mfu) {
+    const auto peak = s.cluster.device.peak.find(s.workload.precision);
+    if (peak == s.cluster.device.peak.end()) return "only MFU is measured, and the device's peak is not known";
+    rate = *c.mfu * peak->second.value;
+  } else {
+    return "no time is measured";
+  }
+  return counted_flops(std::get<FlopsConvention>(count), s.model, s.workload, s.strategy).value / (rate * devices);
+}
+
+// torchtitan and nanotron print GiB under the label GB.
+std::variant<double, std::string> measured_bytes(const Case& c) {
+  const std::string kind = lower(c.memory_kind), unit = lower(c.memory_unit);
+  if (contains(kind, "analytical")) return "the memory is calculated, not measured";
+  if (contains(kind, "pct") || unit == "%") return "the memory is a percentage";
+  double scale = 0;
+  if (unit == "gib" || unit == "gb(label)" || unit == "gb?") scale = 1024.0 * 1024 * 1024;
+  else if (unit == "gb") scale = 1e9;
+  else if (unit == "mib") scale = 1024.0 * 1024;
+  else if (unit == "mb") scale = 1e6;
+  else if (unit == "bytes" || unit == "b") scale = 1;
+  else return unit.empty() ? "'memory_unit' is blank" : "unknown memory_unit '" + c.memory_unit + "'";
+  return *c.peak_memory * scale;
+}
+
+// What the source's instrument would have shown: frameworks report their own allocations, the driver's
+// tools everything on the device.
+double predicted_bytes(const Case& c, const Estimate& e) {
+  const std::string kind = lower(c.memory_kind);
+  const bool whole_device = contains(kind, "smi") || contains(kind, "nvml") || contains(kind, "device");
+  return static_cast<double>((whole_device ? e.memory.peak : e.memory.peak - e.memory.reserve).value);
+}
+
+}  // namespace
+
+Flops counted_flops(FlopsConvention convention, const ModelConfig& m, const Workload& w, const Strategy& s) {
+  const double seq = static_cast<double>(sequence_length(m, w));
+  const double tokens = static_cast<double>(w.global_batch) * seq;
+  const ForwardFlops f = forward_flops(m, sequence_length(m, w));
+  const double layers = f.attention_linears + f.mlp + f.attention_full;  // per token, forward
+  switch (convention) {
+    case FlopsConvention::model_full: return {3 * tokens * (layers + f.head)};
+    case FlopsConvention::model_causal: return step_flops(m, w, s).model_causal;
+    case FlopsConvention::hardware_recompute: return {tokens * (4 * layers + 3 * f.head)};
+    case FlopsConvention::six_n:
+    case FlopsConvention::six_n_no_embedding: {
+      double n = static_cast<double>(active_parameters(m));
+      if (convention == FlopsConvention::six_n_no_embedding && !m.tie_word_embeddings)
+        n -= static_cast<double>(m.vocab_size * m.hidden_size);
+      return {tokens * (6 * n + 3 * f.attention_full)};  // 12·L·h·s is three times the forward pass
+    }
+  }
+  return {};
+}
+
+std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
+  Comparison base{c.id, c.source, c.runtime, c.device, "", 0, 0, 0, false, true, ""};
+  base.headline = c.quality != "suspect" && c.quality != "memory";
+  std::vector<Comparison> out;
+  const auto add = [&](const char* metric, double measured, double predicted, double error) {
+    out.push_back(base);
+    out.back().metric = metric;
+    out.back().measured = measured, out.back().predicted = predicted, out.back().error = error;
+  };
+  const auto skip = [&](const char* metric, const std::string& reason) {
+    out.push_back(base);
+    out.back().metric = metric, out.back().skipped = true, out.back().reason = reason;
+  };
+
+  // What a row has to say, whether or not it can be predicted: a run that failed has no time.
+  const bool has_time = c.step_time_s || c.tokens_per_s_per_device || c.tflops_per_device || c.mfu;
+  const bool wants_time = has_time || !failed(c);
+  const auto setup = set_up(c, data);
+  std::string why;
+  if (const auto* reason = std::get_if<std::string>(&setup)) why = *reason;
+  const Estimate* e = nullptr;
+  std::variant<Estimate, Infeasible> result;
+  if (why.empty()) {
+    const Setup& s = std::get<Setup>(setup);
+    result = estimate(s.model, s.cluster, s.workload, s.strategy);
+    e = std::get_if<Estimate>(&result);
+    if (!e) why = std::get<Infeasible>(result).reason;
+  }
+  if (!why.empty()) {
+    if (wants_time) skip("step_time", why);
+    if (c.peak_memory) skip("peak_memory", why);
+    if (failed(c) || c.outcome == "ok") skip("oom", why);
+    return out;
+  }
+
+  const Setup& s = std::get<Setup>(setup);
+  if (wants_time) {
+    const auto measured = measured_step(c, data.runtimes.at(c.runtime), s);
+    if (const auto* reason = std::get_if<std::string>(&measured)) skip("step_time", *reason);
+    else if (const double t = std::get<double>(measured); !(t > 0)) skip("step_time", "the measured time is not positive");
+    else add("step_time", t, e->time.step.value, e->time.step.value / t - 1);
+  }
+  if (c.peak_memory) {
+    const auto measured = measured_bytes(c);
+    if (const auto* reason = std::get_if<std::string>(&measured)) skip("peak_memory", *reason);
+    else if (const double b = std::get<double>(measured); !(b > 0)) skip("peak_memory", "the measured memory is not positive");
+    else add("peak_memory", b, predicted_bytes(c, *e), predicted_bytes(c, *e) / b - 1);
+  }
+  if (s.cluster.device.memory.value > 0)
+    add("oom", failed(c), !e->fits, static_cast<double>(!e->fits) - static_cast<double>(failed(c)));
+  return out;
+}
+
+std::vector<Summary> summarize(const std::vector<Comparison>& comparisons, const std::string& by) {
+  const auto group_of = [&](const Comparison& c) {
+    return by == "runtime" ? c.runtime : by == "device" ? c.device : c.source;
+  };
+  std::vector<std::string> groups;
+  for (const Comparison& c : comparisons)
+    if (std::ranges::find(groups, group_of(c)) == groups.end()) groups.push_back(group_of(c));
+
+  std::vector<Summary> out;
+  const auto add = [&](const std::string& name, bool all, const std::string& metric) {
+    Summary s;
+    s.group = name, s.metric = metric;
+    std::vector<double> errors;
+    for (const Comparison& c : comparisons) {
+      if (c.metric != metric || !(all || group_of(c) == name)) continue;
+      if (c.skipped) ++s.skipped;
+      else if (!c.headline) ++s.left_out;
+      else errors.push_back(std::abs(c.error)), s.bias += c.error;
+    }
+    if (errors.empty() && s.skipped == 0 && s.left_out == 0) return;
+    s.n = static_cast<std::int64_t>(errors.size());
+    if (!errors.empty()) {
+      std::ranges::sort(errors);
+      const auto n = errors.size();
+      for (double e : errors) s.mape += e / static_cast<double>(n);
+      s.bias /= static_cast<double>(n);
+      s.median_ape = n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
+      s.p90_ape = errors[static_cast<std::size_t>(std::ceil(0.9 * static_cast<double>(n))) - 1];  // nearest rank
+      s.max_ape = errors.back();
+    }
+    out.push_back(s);
+  };
+  for (const char* metric : {"step_time", "peak_memory", "oom"}) {
+    for (const std::string& g : groups) add(g, false, metric);
+    if (groups.size() > 1) add("all", true, metric);
+  }
+  return out;
+}
+
+}  // namespace llmplan
