@@ -1,0 +1,142 @@
+// llmplan env: what this machine offers and what the launcher said.
+#include <dlfcn.h>
+#include <sched.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "costmodel/profiles/profiles.h"
+#include "executor/cpu/kernels.h"
+#include "tools/llmplan/commands.h"
+#include "tools/llmplan/documents.h"
+#include "tools/llmplan/format.h"
+
+namespace llmplan::cli {
+namespace {
+
+// The value after "key : " in a /proc file, e.g. cpuinfo's model name; empty if there is none.
+std::string proc_value(const char* file, const std::string& key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with(key)) continue;
+    const std::size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const std::size_t first = line.find_first_not_of(" \t", colon + 1);
+    return first == std::string::npos ? "" : line.substr(first);
+  }
+  return "";
+}
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+std::int64_t memory_kib(const char* key) {
+  const std::string text = proc_value("/proc/meminfo", key);
+  return text.empty() ? 0 : std::strtoll(text.c_str(), nullptr, 10);
+}
+
+struct Library { const char* purpose; const char* file; };
+constexpr Library kLibraries[] = {{"CUDA driver", "libcuda.so.1"},  {"NVML", "libnvidia-ml.so.1"},
+                                  {"CUDA runtime", "libcudart.so"}, {"NCCL", "libnccl.so.2"},
+                                  {"cuDNN", "libcudnn.so.9"},       {"MPI", "libmpi.so.40"}};
+
+bool can_load(const char* file) {
+  void* handle = dlopen(file, RTLD_LAZY | RTLD_LOCAL);
+  if (handle != nullptr) dlclose(handle);
+  return handle != nullptr;
+}
+
+// Who started us, and as which rank; variables as the launchers document them.
+struct Launcher { const char* name; const char* rank; const char* size; const char* needs; };
+constexpr Launcher kLaunchers[] = {
+    {"torchrun", "RANK", "WORLD_SIZE", nullptr},
+    {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", nullptr},
+    {"MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", nullptr},
+    // A batch script itself also sees SLURM_PROCID=0; only srun sets a step.
+    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"}};
+
+Json launch_json() {
+  Json found = Json::array();
+  for (const Launcher& l : kLaunchers) {
+    const char* rank = std::getenv(l.rank);
+    const char* size = std::getenv(l.size);
+    if (rank == nullptr || size == nullptr) continue;
+    Json entry = {{"launcher", l.name}, {"rank", rank}, {"world", size}, {"from", std::string(l.rank) + ", " + l.size}};
+    entry["started_by_it"] = l.needs == nullptr || std::getenv(l.needs) != nullptr;
+    found.push_back(entry);
+  }
+  return found;
+}
+
+Json environment() {
+  utsname system{};
+  uname(&system);
+  Json libraries = Json::object();
+  for (const Library& l : kLibraries) libraries[l.purpose] = {{"library", l.file}, {"found", can_load(l.file)}};
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  return {{"schema", "llmplan.env/1"},
+          {"version", LLMPLAN_VERSION},
+          {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
+          {"cpu", proc_value("/proc/cpuinfo", "model name")},
+          {"cores", usable_cores()},
+          {"instruction_set", std::string(cpu::instruction_set())},
+          {"memory", memory_kib("MemTotal") * 1024},
+          {"memory_available", memory_kib("MemAvailable") * 1024},
+          {"libraries", libraries},
+          {"cuda_visible_devices", visible == nullptr ? Json(nullptr) : Json(visible)},
+          {"launch", launch_json()},
+          {"data_directory", data_directory()},
+          {"calibration", calibration_path()},
+          {"calibrated", access(calibration_path().c_str(), R_OK) == 0}};
+}
+
+void print_text(const Json& e) {
+  const auto line = [](const std::string& name, const std::string& value) {
+    std::cout << fmt::format(" {:<14} {}\n", name, value);
+  };
+  line("llmplan", e["version"].get<std::string>());
+  line("system", e["system"].get<std::string>());
+  line("cpu", fmt::format("{}, {} cores usable, kernels for {}", e["cpu"].get<std::string>(), e["cores"].get<int>(),
+                          e["instruction_set"].get<std::string>()));
+  line("memory", fmt::format("{}, {} available", bytes_text({e["memory"].get<std::int64_t>()}),
+                             bytes_text({e["memory_available"].get<std::int64_t>()})));
+  for (const auto& [purpose, library] : e["libraries"].items())
+    line(purpose, fmt::format("{} ({})", library["found"].get<bool>() ? "found" : "not found",
+                              library["library"].get<std::string>()));
+  if (!e["cuda_visible_devices"].is_null())
+    line("visible GPUs", "CUDA_VISIBLE_DEVICES=" + e["cuda_visible_devices"].get<std::string>());
+  if (e["launch"].empty()) line("launch", "started by hand, one process");
+  for (const Json& l : e["launch"])
+    line("launch", fmt::format("{}: rank {} of {} (from {}){}", l["launcher"].get<std::string>(),
+                               l["rank"].get<std::string>(), l["world"].get<std::string>(), l["from"].get<std::string>(),
+                               l["started_by_it"].get<bool>() ? "" : ", but not started by srun"));
+  line("profiles", e["data_directory"].get<std::string>());
+  line("calibration", e["calibration"].get<std::string>() +
+                          (e["calibrated"].get<bool>() ? "" : "   (not there yet: llmplan calibrate)"));
+}
+
+}  // namespace
+
+void add_env(CLI::App& app, Session& session) {
+  CLI::App* sub = app.add_subcommand("env", "what this machine offers: cores, memory, libraries, launcher");
+  sub->callback([&session] {
+    session.action = [&session] {
+      const Json e = environment();
+      if (session.json) print_document(e);
+      else print_text(e);
+      return Exit::ok;
+    };
+  });
+}
+
+}  // namespace llmplan::cli

@@ -1,0 +1,130 @@
+#include "tools/llmplan/strategy_table.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "costmodel/profiles/profiles.h"
+#include "tools/llmplan/format.h"
+#include "tools/llmplan/strategy_fields.h"
+#include "tools/llmplan/table.h"
+
+namespace llmplan::cli {
+namespace {
+
+// One unit for a whole table, so that its cells compare at a glance.
+struct Unit { const char* name; double bytes; };
+Unit unit_for(const std::vector<const Estimate*>& all) {
+  double largest = 0;
+  for (const Estimate* e : all) largest = std::max(largest, static_cast<double>(e->memory.peak.value));
+  return largest >= 4e9 ? Unit{"GiB", 1073741824.0} : Unit{"MiB", 1048576.0};
+}
+
+std::string cell(Bytes b, const Unit& unit) {
+  return fmt::format("{:.{}f}", static_cast<double>(b.value) / unit.bytes, unit.bytes > 1e9 ? 2 : 1);
+}
+
+std::string days_text(double days) {
+  if (days < 0) return "-";
+  return days >= 100 ? grouped(static_cast<std::int64_t>(days + 0.5)) : fmt::format("{:.1f}", days);
+}
+
+std::string label(const std::string& name) { return name.empty() ? "1 device" : name; }
+
+}  // namespace
+
+std::string fits_text(const Estimate& e) {
+  if (!e.fits) return "no";
+  const double room = 1 - e.memory.peak / e.memory.capacity;
+  return room < 0.1 ? "tight" : "yes";
+}
+
+std::string inputs_header(const Inputs& in) {
+  const ModelConfig& m = in.model;
+  const Workload& w = in.workload;
+  const Device& d = in.cluster.device;
+  std::string text = fmt::format("model   {}   {} parameters", m.name, short_count(static_cast<double>(parameters(m))));
+  if (active_parameters(m) != parameters(m))
+    text += fmt::format(", {} active", short_count(static_cast<double>(active_parameters(m))));
+  text += fmt::format("   {} + {}\n", precision_name(w.precision), name_of(w.optimizer.kind));
+  if (d.cpu) {
+    text += fmt::format("node    {}   {} cores, {}   ", in.cluster.name, d.cores, bytes_text(d.memory));
+  } else {
+    text += fmt::format("node    {} x {} x {}   {} each", in.cluster.nodes, in.cluster.devices_per_node, d.name,
+                        bytes_text(d.memory));
+    if (in.cluster.devices_per_node > 1)
+      text += fmt::format("   {} {:.0f} GB/s", in.cluster.intra.name, in.cluster.intra.bandwidth.value / 1e9);
+    if (in.cluster.nodes > 1)
+      text += fmt::format("   {} {:.0f} GB/s", in.cluster.inter.name, in.cluster.inter.bandwidth.value / 1e9);
+    text += "   ";
+  }
+  text += d.measured.empty() ? "(from its profile, not calibrated)\n" : "(calibrated)\n";
+  text += fmt::format("batch   {} sequences x {} = {} tokens/step   modelled as {}\n", grouped(w.global_batch),
+                      grouped(w.seq), grouped(w.global_batch * w.seq), w.runtime);
+  return text;
+}
+
+std::string strategy_table(const std::vector<const Estimate*>& all, int width) {
+  const Unit unit = unit_for(all);
+  const bool wide = width >= 118;
+  std::vector<Column> columns = {{"strategy", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}};
+  if (wide) columns.insert(columns.end(), {{"logits"}, {"other"}});
+  columns.push_back({std::string("| peak ") + unit.name});
+  columns.insert(columns.end(), {{"fits", Align::left}, {"step"}, {"tok/s"}});
+  const bool days = std::any_of(all.begin(), all.end(), [](const Estimate* e) { return e->days >= 0; });
+  if (days) columns.push_back({"days"});
+  columns.push_back({"MFU*"});
+
+  std::vector<std::vector<std::string>> rows;
+  for (const Estimate* e : all) {
+    const Memory& m = e->memory;
+    std::vector<std::string> row = {label(describe(e->strategy)), cell(m.weights, unit), cell(m.gradients, unit),
+                                    cell(m.optimizer, unit), cell(m.activations, unit)};
+    if (wide) row.insert(row.end(), {cell(m.logits, unit), cell(m.buffers + m.reserve, unit)});
+    row.push_back("| " + cell(m.peak, unit));
+    row.push_back(fits_text(*e));
+    const bool timed = e->fits && e->time.step.value > 0;
+    row.push_back(timed ? seconds_text(e->time.step) : "-");
+    row.push_back(timed ? short_rate(e->tokens_per_s) : "-");
+    if (days) row.push_back(timed ? days_text(e->days) : "-");
+    row.push_back(!timed ? "-" : e->mfu < 0 ? "n/a" : fmt::format("{:.1f}", 100 * e->mfu));
+    if (!e->fits)
+      row.push_back(fmt::format("{} over {}", bytes_text(m.peak - m.capacity), bytes_text(m.capacity)));
+    rows.push_back(row);
+  }
+  return table(columns, rows);
+}
+
+std::string estimate_details(const Estimate& e) {
+  std::string text = fmt::format(" time of a step: {}\n", seconds_text(e.time.step));
+  const std::pair<const char*, Seconds> parts[] = {
+      {"compute", e.time.compute}, {"tp comm", e.time.tp_comm}, {"cp comm", e.time.cp_comm},
+      {"ep comm", e.time.ep_comm}, {"dp comm", e.time.dp_comm}, {"pp comm", e.time.pp_comm},
+      {"bubble", e.time.bubble},   {"optimizer", e.time.optimizer}, {"host", e.time.host}};
+  for (const auto& [name, seconds] : parts)
+    if (seconds.value > 0)
+      text += fmt::format("   {:<10} {:>9}  {:>5.1f} %\n", name, seconds_text(seconds), 100 * (seconds / e.time.step));
+  if (!e.communication.empty()) {
+    std::vector<std::vector<std::string>> rows;
+    for (const Communication& c : e.communication)
+      rows.push_back({c.group, c.collective, grouped(c.count), bytes_text(c.bytes_per_device),
+                      seconds_text(c.seconds), seconds_text(c.exposed_seconds)});
+    text += "\n" + table({{"communication", Align::left}, {"collective", Align::left}, {"calls"}, {"bytes/device"},
+                          {"time"}, {"exposed"}}, rows);
+  }
+  if (e.memory_per_stage.size() > 1) {
+    std::vector<std::vector<std::string>> rows;
+    for (std::size_t i = 0; i < e.memory_per_stage.size(); ++i) {
+      const Memory& m = e.memory_per_stage[i];
+      rows.push_back({std::to_string(i), bytes_text(m.weights), bytes_text(m.gradients), bytes_text(m.optimizer),
+                      bytes_text(m.activations), bytes_text(m.logits), bytes_text(m.peak)});
+    }
+    text += "\n" + table({{"stage", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}, {"logits"}, {"peak"}}, rows);
+  }
+  text += fmt::format("\n FLOPs of a step: {} causal, {} full attention, {} with recomputation; {:.2f} TFLOP/s per device\n",
+                      flops_text(e.flops.model_causal.value), flops_text(e.flops.model_full.value),
+                      flops_text(e.flops.hardware.value), e.tflops_per_device);
+  return text;
+}
+
+}  // namespace llmplan::cli

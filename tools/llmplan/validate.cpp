@@ -1,0 +1,155 @@
+// llmplan validate CASES.csv...: measured training runs held against the estimate. docs/validation.md
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "costmodel/profiles/case_file.h"
+#include "tools/llmplan/commands.h"
+#include "tools/llmplan/documents.h"
+#include "tools/llmplan/table.h"
+
+namespace llmplan::cli {
+namespace {
+
+struct ValidateOptions {
+  std::vector<std::string> files;
+  std::string by = "source";
+  std::int64_t worst = 0;
+};
+
+std::vector<Case> read_all(const std::vector<std::string>& files) {
+  std::vector<Case> cases;
+  for (const std::string& file : files) {
+    // Folders of case files may hold tables of other things; alone, such a file is a mistake.
+    if (files.size() > 1 && !is_case_file(file)) {
+      std::cerr << "note: " << file << " is not a case file (no columns runtime, device, n_devices); left out\n";
+      continue;
+    }
+    for (Case& c : read_cases(file)) cases.push_back(std::move(c));
+  }
+  return cases;
+}
+
+Json value_json(const Comparison& c, double value) {
+  if (c.skipped) return nullptr;
+  if (c.metric == "oom") return value != 0;
+  if (c.metric == "peak_memory") return static_cast<std::int64_t>(value);
+  return value;
+}
+
+Json document(const std::vector<Comparison>& comparisons, const std::vector<Summary>& summaries) {
+  Json cases = Json::array(), summary = Json::array();
+  for (const Comparison& c : comparisons)
+    cases.push_back({{"id", c.id}, {"source", c.source}, {"runtime", c.runtime}, {"device", c.device},
+                     {"metric", c.metric}, {"measured", value_json(c, c.measured)},
+                     {"predicted", value_json(c, c.predicted)}, {"error", c.skipped ? Json() : Json(c.error)},
+                     {"status", c.skipped ? "skipped" : "ok"}, {"reason", c.skipped ? Json(c.reason) : Json()},
+                     {"in_summary", !c.skipped && c.headline}});
+  for (const Summary& s : summaries) {
+    const auto figure = [&](double x) { return s.n > 0 ? Json(x) : Json(); };
+    summary.push_back({{"group", s.group}, {"metric", s.metric}, {"n", s.n}, {"skipped", s.skipped},
+                       {"left_out", s.left_out}, {"mape", figure(s.mape)}, {"median_ape", figure(s.median_ape)},
+                       {"p90_ape", figure(s.p90_ape)}, {"max_ape", figure(s.max_ape)}, {"bias", figure(s.bias)}});
+  }
+  return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary}};
+}
+
+std::string percent(double x) { return fmt::format("{:.1f} %", 100 * x); }
+std::string signed_percent(double x) { return fmt::format("{:+.1f} %", 100 * x); }
+
+void print_summary(const std::vector<Summary>& summaries, const std::string& by) {
+  const std::pair<const char*, const char*> metrics[] = {
+      {"step_time", "step time"}, {"peak_memory", "peak memory"}, {"oom", "out of memory"}};
+  for (const auto& [metric, title] : metrics) {
+    std::vector<std::vector<std::string>> rows;
+    const bool oom = std::string(metric) == "oom";
+    for (const Summary& s : summaries) {
+      if (s.metric != metric) continue;
+      std::vector<std::string> row = {s.group, std::to_string(s.n), std::to_string(s.skipped), std::to_string(s.left_out)};
+      if (s.n == 0) {
+        row.insert(row.end(), oom ? 2 : 5, "-");
+      } else if (oom) {
+        row.insert(row.end(), {percent(s.mape), signed_percent(s.bias)});
+      } else {
+        row.insert(row.end(), {percent(s.mape), percent(s.median_ape), percent(s.p90_ape), percent(s.max_ape),
+                               signed_percent(s.bias)});
+      }
+      rows.push_back(row);
+    }
+    if (rows.empty()) continue;
+    std::vector<Column> columns = {{fmt::format("{}, by {}", title, by), Align::left}, {"rows"}, {"skipped"}, {"left out"}};
+    if (oom) columns.insert(columns.end(), {{"wrong"}, {"bias"}});
+    else columns.insert(columns.end(), {{"mean |error|"}, {"median"}, {"p90"}, {"max"}, {"bias"}});
+    std::cout << table(columns, rows) << '\n';
+  }
+}
+
+void print_worst(const std::vector<Comparison>& comparisons, std::int64_t n) {
+  std::vector<const Comparison*> order;
+  for (const Comparison& c : comparisons)
+    if (!c.skipped && c.headline && c.error != 0) order.push_back(&c);
+  std::ranges::stable_sort(order, {}, [](const Comparison* c) { return -std::abs(c->error); });
+  order.resize(std::min(order.size(), static_cast<std::size_t>(n)));
+  std::vector<std::vector<std::string>> rows;
+  for (const Comparison* c : order) {
+    const auto value = [&](double x) {
+      return c->metric == "oom"           ? std::string(x != 0 ? "fails" : "fits")
+             : c->metric == "peak_memory" ? fmt::format("{:.2f} GiB", x / (1 << 30))
+                                          : fmt::format("{:.4g} s", x);
+    };
+    rows.push_back({c->id, c->runtime, c->device, c->metric, value(c->measured), value(c->predicted),
+                    c->metric == "oom" ? "" : signed_percent(c->error)});
+  }
+  std::cout << table({{"largest errors", Align::left}, {"runtime", Align::left}, {"device", Align::left},
+                      {"metric", Align::left}, {"measured"}, {"predicted"}, {"error"}}, rows)
+            << '\n';
+}
+
+void print_skipped(const std::vector<Comparison>& comparisons) {
+  std::map<std::string, std::int64_t> reasons;
+  for (const Comparison& c : comparisons)
+    if (c.skipped) ++reasons[c.reason];
+  if (reasons.empty()) return;
+  std::vector<std::pair<std::string, std::int64_t>> order(reasons.begin(), reasons.end());
+  std::ranges::stable_sort(order, {}, [](const auto& r) { return -r.second; });
+  std::cout << "skipped because\n";
+  for (const auto& [reason, n] : order) std::cout << fmt::format("{:6}  {}\n", n, reason);
+  std::cout << '\n';
+}
+
+Exit validate(const ValidateOptions& options, bool json) {
+  const std::vector<Case> cases = read_all(options.files);
+  const ValidationData data = validation_data();
+  std::vector<Comparison> comparisons;
+  for (const Case& c : cases)
+    for (Comparison& comparison : compare(c, data)) comparisons.push_back(std::move(comparison));
+  const std::vector<Summary> summaries = summarize(comparisons, options.by);
+  if (json) {
+    print_document(document(comparisons, summaries));
+    return Exit::ok;
+  }
+  print_summary(summaries, options.by);
+  print_skipped(comparisons);
+  if (options.worst > 0) print_worst(comparisons, options.worst);
+  std::cout << "error = predicted/measured - 1; left out: rows that their source makes doubtful, or from memory\n";
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_validate(CLI::App& app, Session& session) {
+  CLI::App* sub = app.add_subcommand("validate", "predict measured runs and print the errors");
+  auto options = std::make_shared<ValidateOptions>();
+  sub->add_option("CASES", options->files, "case files (CSV; docs/validation.md lists the columns)")->required();
+  sub->add_option("--by", options->by, "group the errors by source, runtime or device")
+      ->check(CLI::IsMember({"source", "runtime", "device"}));
+  sub->add_option("--worst", options->worst, "also list the N largest errors")->check(CLI::NonNegativeNumber);
+  sub->callback([&session, options] {
+    session.action = [&session, options] { return validate(*options, session.json); };
+  });
+}
+
+}  // namespace llmplan::cli
