@@ -6,69 +6,15 @@
 #include <span>
 
 #include "costmodel/block.h"
+#include "costmodel/cost.h"
 #include "costmodel/pipeline.h"
 #include "costmodel/program_memory.h"
+#include "costmodel/runtime_estimate.h"
 
 namespace llmplan {
 namespace {
 
 using std::int64_t;
-
-constexpr std::size_t kAxes = 6, kKinds = 5;
-
-// A sum of ops: seconds of computing, and what each kind of collective adds.
-struct Cost {
-  double compute = 0, comm = 0;
-  struct Sum { double seconds = 0; int64_t bytes = 0, count = 0; };
-  std::array<std::array<Sum, kKinds>, kAxes> collectives{};
-
-  void add(const Cost& other, double times) {
-    compute += other.compute * times;
-    comm += other.comm * times;
-    if (other.comm == 0) return;
-    for (std::size_t a = 0; a < kAxes; ++a)
-      for (std::size_t k = 0; k < kKinds; ++k) {
-        const Sum& from = other.collectives[a][k];
-        if (from.count == 0) continue;
-        Sum& to = collectives[a][k];
-        to.seconds += from.seconds * times;
-        to.bytes += static_cast<int64_t>(static_cast<double>(from.bytes) * times);
-        to.count += static_cast<int64_t>(static_cast<double>(from.count) * times);
-      }
-  }
-  double seconds(Axis axis) const {
-    double sum = 0;
-    for (const Sum& s : collectives[static_cast<std::size_t>(axis)]) sum += s.seconds;
-    return sum;
-  }
-  double total() const { return compute + comm; }
-};
-
-// Prices ops and adds them up.
-struct Pricer {
-  const Cluster& cluster;
-  const Strategy& strategy;
-  int ranks, threads;  // of a CPU; as many ranks as there are cores, the rest take turns
-
-  Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
-    const int64_t cores = std::max(c.device.cores, 1);
-    ranks = static_cast<int>(std::min(s.devices(), cores));
-    threads = static_cast<int>(std::max<int64_t>(1, cores / s.devices()));
-  }
-  void operator()(Cost& sum, const Op& op, int64_t times = 1) const {
-    const double n = static_cast<double>(times);
-    if (const auto* c = std::get_if<Collective>(&op)) {
-      const double t = transfer_time(op, cluster, strategy).value * n;
-      Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
-      entry.seconds += t;
-      entry.bytes += c->size.value * times;
-      entry.count += times;
-      sum.comm += t;
-    } else {
-      sum.compute += op_time(op, cluster.device, ranks, threads).value * n;
-    }
-  }
-};
 
 // One layer's passes, and those of what a stage has beside its layers. The first micro-batch writes
 // gradients, the others add to them.
@@ -182,8 +128,6 @@ class ProgramEstimate {
           program_memory(shapes_, stage.place, strategy_, cluster_.device, micro_batches_));
     e.memory = *std::max_element(e.memory_per_stage.begin(), e.memory_per_stage.end(),
                                  [](const Memory& a, const Memory& b) { return a.peak < b.peak; });
-    e.fits = e.memory.capacity.value <= 0 || e.memory.peak <= e.memory.capacity;
-    if (!e.fits) e.reason = over_by(e.memory);
   }
 
   // Seconds from the start to the end of the step, when a hop between stages takes `hop`.
@@ -257,7 +201,8 @@ class ProgramEstimate {
 
   void communication(Estimate& e, const Cost& sum, double hop, Bytes hop_size, double embedding) const {
     const auto add = [&](std::string_view group, std::string_view kind, Cost::Sum s, double exposed) {
-      e.communication.push_back({std::string(group), std::string(kind), {s.bytes}, s.count, {s.seconds}, {exposed}});
+      e.communication.push_back({std::string(group), std::string(kind), {static_cast<int64_t>(s.bytes)}, static_cast<int64_t>(s.count),
+                                 {s.seconds}, {exposed}});
     };
     for (std::size_t a = 0; a < kAxes; ++a)
       for (std::size_t k = 0; k < kKinds; ++k) {
@@ -266,12 +211,12 @@ class ProgramEstimate {
           add(name_of(static_cast<Axis>(a)), name_of(static_cast<Collective::Kind>(k)), s, s.seconds);
       }
     if (embedding > 0)
-      add("embedding", "all_reduce", {embedding, block::embedding_sum(shapes_).size.value, 1}, embedding);
+      add("embedding", "all_reduce", {embedding, static_cast<double>(block::embedding_sum(shapes_).size.value), 1}, embedding);
     if (strategy_.devices() > 1) add("world", "all_reduce", {world_seconds(), 24, 1}, world_seconds());
     if (strategy_.pp > 1) {
       // A stage between the ends sends one activation down and one gradient up per micro-batch.
-      const int64_t count = micro_batches_ * (strategy_.pp > 2 ? 2 : 1);
-      add("pp", "send", {hop * static_cast<double>(count), hop_size.value * count, count}, e.time.pp_comm.value);
+      const double count = static_cast<double>(micro_batches_ * (strategy_.pp > 2 ? 2 : 1));
+      add("pp", "send", {hop * count, static_cast<double>(hop_size.value) * count, count}, e.time.pp_comm.value);
     }
   }
 
@@ -304,11 +249,41 @@ void rates(Estimate& e, const ModelConfig& m, const Cluster& c, const Workload& 
 }  // namespace
 
 std::variant<Estimate, Infeasible> estimate(const ModelConfig& m, const Cluster& c, const Workload& w,
-                                            const Strategy& s) {
+                                            const Strategy& s, const Runtime& r) {
   if (Infeasible broken = check(m, c, w, s); !broken.constraint.empty()) return broken;
-  Estimate e = ProgramEstimate(m, c, w, s).run();
+  Estimate e = r.lowered && why_not_lowerable(m, w, s).empty() ? ProgramEstimate(m, c, w, s).run()
+                                                              : runtime_estimate(m, c, w, s, r);
+  e.fits = e.memory.capacity.value <= 0 || e.memory.peak <= e.memory.capacity;
+  if (!e.fits) e.reason = over_by(e.memory);
   rates(e, m, c, w);
   return e;
+}
+
+std::variant<Estimate, Infeasible> estimate(const ModelConfig& m, const Cluster& c, const Workload& w,
+                                            const Strategy& s) {
+  static const Runtime own = [] {
+    Runtime r;
+    r.lowered = true;
+    return r;
+  }();
+  return estimate(m, c, w, s, own);
+}
+
+std::string why_not_lowerable(const ModelConfig& m, const Workload& w, const Strategy& s) {
+  if (std::string why = why_not_runnable(m); !why.empty()) return why;
+  if (s.cp > 1) return "context parallelism";
+  if (s.ep > 1) return "expert parallelism";
+  if (s.vpp > 1 || s.schedule == Schedule::interleaved) return "interleaved stages";
+  if (s.schedule == Schedule::zb_h1) return "the zero-bubble schedule";
+  if (s.zero >= 2) return "ZeRO-2 and ZeRO-3";
+  if (s.recompute == Recompute::selective) return "selective recomputation";
+  if (s.attention != AttentionKernel::flash) return "unfused attention";
+  if (s.offload != Offload{}) return "offloading";
+  if (w.optimizer.kind != OptimizerKind::adamw) return "optimizers other than AdamW";
+  if (m.num_key_value_heads % s.tp != 0) return "key/value heads that tp does not divide";
+  if (w.precision != DType::fp32 && w.precision != DType::bf16 && w.precision != DType::fp16)
+    return "8-bit precision";
+  return {};
 }
 
 }  // namespace llmplan

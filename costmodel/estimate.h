@@ -9,6 +9,7 @@
 
 #include "costmodel/cluster.h"
 #include "costmodel/model.h"
+#include "costmodel/runtime.h"
 #include "costmodel/strategy.h"
 
 namespace llmplan {
@@ -67,8 +68,14 @@ std::int64_t sequence_length(const ModelConfig&, const Workload&);
 // The first rule that the strategy breaks, or an empty constraint. No time or memory is computed.
 Infeasible check(const ModelConfig&, const Cluster&, const Workload&, const Strategy&);
 
+// llmplan's own programs; what cannot be lowered is priced by the general form with llmplan's constants.
 std::variant<Estimate, Infeasible> estimate(const ModelConfig&, const Cluster&, const Workload&,
                                             const Strategy&);
+// The same as another software would do it (read_runtime(workload.runtime)).
+std::variant<Estimate, Infeasible> estimate(const ModelConfig&, const Cluster&, const Workload&,
+                                            const Strategy&, const Runtime&);
+// Empty when lower() has a program for it; else what it lacks.
+std::string why_not_lowerable(const ModelConfig&, const Workload&, const Strategy&);
 
 struct ForwardFlops {  // of one token through the whole model
   double attention_linears = 0, mlp = 0, head = 0, attention_causal = 0, attention_full = 0;

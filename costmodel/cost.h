@@ -1,0 +1,76 @@
+// Sums of priced ops: what both forms of the estimate are made of.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "costmodel/estimate.h"
+
+namespace llmplan {
+
+inline constexpr std::size_t kAxes = 6, kKinds = 5;
+
+// A sum of ops: seconds of computing, and what each kind of collective adds.
+struct Cost {
+  double compute = 0, comm = 0;
+  struct Sum { double seconds = 0, bytes = 0, count = 0; };
+  std::array<std::array<Sum, kKinds>, kAxes> collectives{};
+
+  void add(const Cost& other, double times) {
+    compute += other.compute * times;
+    comm += other.comm * times;
+    if (other.comm == 0) return;
+    for (std::size_t a = 0; a < kAxes; ++a)
+      for (std::size_t k = 0; k < kKinds; ++k) {
+        const Sum& from = other.collectives[a][k];
+        if (from.count == 0) continue;
+        Sum& to = collectives[a][k];
+        to.seconds += from.seconds * times;
+        to.bytes += from.bytes * times;
+        to.count += from.count * times;
+      }
+  }
+  double seconds(Axis axis) const {
+    double sum = 0;
+    for (const Sum& s : collectives[static_cast<std::size_t>(axis)]) sum += s.seconds;
+    return sum;
+  }
+  double total() const { return compute + comm; }
+};
+
+// Prices ops and adds them up.
+struct Pricer {
+  const Cluster& cluster;
+  const Strategy& strategy;
+  int ranks, threads;  // of a CPU; as many ranks as there are cores, the rest take turns
+
+  Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
+    const std::int64_t cores = std::max(c.device.cores, 1);
+    ranks = static_cast<int>(std::min(s.devices(), cores));
+    threads = static_cast<int>(std::max<std::int64_t>(1, cores / s.devices()));
+  }
+  void operator()(Cost& sum, const Op& op, std::int64_t times = 1) const {
+    const double n = static_cast<double>(times);
+    if (const auto* c = std::get_if<Collective>(&op)) {
+      const double t = transfer_time(op, cluster, strategy).value * n;
+      Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
+      entry.seconds += t;
+      entry.bytes += static_cast<double>(c->size.value) * n;
+      entry.count += n;
+      sum.comm += t;
+    } else {
+      sum.compute += op_time(op, cluster.device, ranks, threads).value * n;
+    }
+  }
+  double seconds(const Op& op) const { return op_time(op, cluster.device, ranks, threads).value; }
+  // Kernels that only move bytes, whatever they are called.
+  double pointwise(double bytes) const {
+    const Device& d = cluster.device;
+    const double rate = d.memory_bandwidth.value * d.memory_efficiency.at(bytes);
+    const double alone = rate > 0 ? bytes / rate : 0;
+    return d.cpu ? alone / threads : alone;
+  }
+};
+
+}  // namespace llmplan
