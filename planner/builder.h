@@ -7,27 +7,12 @@
 #include <string_view>
 #include <vector>
 
+#include "costmodel/block.h"
 #include "planner/lower.h"
 #include "planner/plan.h"
 #include "planner/program.h"
 
 namespace llmplan::lowering {
-
-// Sizes as one rank sees them: what tp divides is divided already.
-struct Shapes {
-  std::int64_t micro_batch, seq;
-  std::int64_t rows;        // tokens of a micro-batch
-  std::int64_t split_rows;  // rows of the residual stream: rows / tp under sp, else rows
-  std::int64_t hidden, heads, kv_heads, head_dim, ffn;
-  std::int64_t attn, qkv;   // columns: heads·head_dim, (heads + 2·kv_heads)·head_dim
-  std::int64_t vocab, vocab_total;  // ceil(V/tp), V
-  std::int64_t tp, dp;
-  bool sp;
-  DType dtype;              // of weights and activations
-  double eps;
-  std::int64_t divisor;     // tokens of the global batch
-};
-Shapes shapes_of(const Plan&);
 
 // A weight matrix [out, in] (a vector: [1, in]) in the flat buffers. Fused weights are neighbours there,
 // so that q, k and v are one Weight, and gate and up.

@@ -18,36 +18,46 @@ namespace {
 // limit; larger steps are for the closed form.
 constexpr double kMaxLayerPasses = 1e6;
 
-[[noreturn]] void refuse(const std::string& what, const std::string& hint) {
-  throw Error("E0305", Exit::usage, what + " can be estimated but not yet lowered to a program", hint);
+Infeasible find_obstacle(const Plan& plan) {
+  const Strategy& s = plan.strategy;
+  const ModelConfig& m = plan.model;
+  const auto text = [](std::int64_t n) { return std::to_string(n); };
+  if (const std::string why = why_not_runnable(m); !why.empty())
+    return {"model", "the model " + m.name + " (" + why + ")",
+            "programs exist for dense Llama-family decoders: RMSNorm, RoPE, SwiGLU, no biases"};
+  const std::int64_t seq = sequence_length(m, plan.workload);
+  if (m.sliding_window > 0 && m.sliding_window < seq)
+    return {"model", "attention in a window of " + text(m.sliding_window) + " tokens",
+            "use --seq " + text(m.sliding_window) + " or less, where the window sees every token"};
+  if (s.cp > 1) return {"cp", "context parallelism", "use --cp 1; --tp N --sp splits activations too"};
+  if (s.ep > 1) return {"ep", "expert parallelism", "use --ep 1"};
+  if (s.schedule == Schedule::interleaved || s.schedule == Schedule::zb_h1 || s.vpp > 1)
+    return {"schedule", "the schedule " + std::string(name_of(s.schedule)), "use --schedule 1f1b or gpipe"};
+  if (s.zero >= 2) return {"zero", "ZeRO-" + text(s.zero), "use --zero 1 or --zero 0"};
+  if (s.recompute == Recompute::selective)
+    return {"recompute", "selective recomputation", "use --recompute none or full"};
+  if (s.attention != AttentionKernel::flash) return {"attention", "unfused attention", "use --attention flash"};
+  if (s.offload != Offload{}) return {"offload", "offloading", "leave out --offload"};
+  const OptimizerKind optimizer = plan.workload.optimizer.kind;
+  if (optimizer != OptimizerKind::adamw)
+    return {"optimizer", "the optimizer " + std::string(name_of(optimizer)), "use --optimizer adamw"};
+  if (m.num_key_value_heads % s.tp != 0)
+    return {"kv_heads", "tp=" + text(s.tp) + " over " + text(m.num_key_value_heads) + " key/value heads",
+            "choose a tp that divides them"};
+  const DType t = plan.workload.precision;
+  if (t != DType::fp32 && t != DType::bf16 && t != DType::fp16)
+    return {"precision", "the precision " + std::string(name_of(t)), "use --precision bf16, fp16 or fp32"};
+  if (m.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
+    return {"layers", "a model of " + text(m.num_hidden_layers) + " layers", "programs number up to 32767"};
+  if (static_cast<double>(plan.micro_batches()) * static_cast<double>(m.num_hidden_layers) > kMaxLayerPasses)
+    return {"batch", "a step of " + text(plan.micro_batches()) + " micro-batches",
+            "choose a larger --micro-batch or --dp, or a smaller --global-batch"};
+  return {};
 }
 
 void require_lowerable(const Plan& plan) {
-  const Strategy& s = plan.strategy;
-  if (const std::string why = why_not_runnable(plan.model); !why.empty())
-    refuse("the model " + plan.model.name + " (" + why + ")",
-           "programs exist for dense Llama-family decoders: RMSNorm, RoPE, SwiGLU, no biases");
-  if (s.cp > 1) refuse("context parallelism", "use --cp 1; --tp N --sp splits activations too");
-  if (s.ep > 1) refuse("expert parallelism", "use --ep 1");
-  if (s.vpp > 1) refuse("interleaved stages", "use --vpp 1 --schedule 1f1b");
-  if (s.zero >= 2) refuse("ZeRO-" + std::to_string(s.zero), "use --zero 1 or --zero 0");
-  if (s.recompute == Recompute::selective) refuse("selective recomputation", "use --recompute none or full");
-  if (s.attention != AttentionKernel::flash) refuse("unfused attention", "use --attention flash");
-  if (s.offload != Offload{}) refuse("offloading", "leave out --offload");
-  if (plan.workload.optimizer.kind != OptimizerKind::adamw)
-    refuse("the optimizer " + std::string(name_of(plan.workload.optimizer.kind)), "use --optimizer adamw");
-  if (plan.model.num_key_value_heads % s.tp != 0)
-    refuse("tp=" + std::to_string(s.tp) + " over " + std::to_string(plan.model.num_key_value_heads) + " key/value heads",
-           "choose a tp that divides them");
-  const DType t = plan.workload.precision;
-  if (t != DType::fp32 && t != DType::bf16 && t != DType::fp16)
-    refuse("the precision " + std::string(name_of(t)), "use --precision bf16, fp16 or fp32");
-  if (plan.model.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
-    refuse("a model of " + std::to_string(plan.model.num_hidden_layers) + " layers", "programs number up to 32767");
-  const double layer_passes = double(plan.micro_batches()) * double(plan.model.num_hidden_layers);
-  if (layer_passes > kMaxLayerPasses)
-    refuse("a step of " + std::to_string(plan.micro_batches()) + " micro-batches",
-           "choose a larger --micro-batch or --dp, or a smaller --global-batch");
+  const Infeasible obstacle = why_not_lowerable(plan);
+  if (!obstacle.constraint.empty()) throw Error("E0305", Exit::usage, obstacle.reason, obstacle.hint);
 }
 
 void require_possible(const Plan& plan) {
@@ -137,38 +147,18 @@ Program lower_stage(const Plan& plan, Purpose purpose, const Shapes& shape, cons
 
 }  // namespace
 
-Shapes shapes_of(const Plan& plan) {
-  const ModelConfig& m = plan.model;
-  const Strategy& st = plan.strategy;
-  Shapes s{};
-  s.micro_batch = st.micro_batch;
-  s.seq = sequence_length(m, plan.workload);
-  s.rows = s.micro_batch * s.seq;
-  s.split_rows = st.sp ? s.rows / st.tp : s.rows;
-  s.hidden = m.hidden_size;
-  s.heads = m.num_attention_heads / st.tp;
-  s.kv_heads = m.num_key_value_heads / st.tp;
-  s.head_dim = m.head_dim;
-  s.ffn = m.intermediate_size / st.tp;
-  s.attn = s.heads * s.head_dim;
-  s.qkv = (s.heads + 2 * s.kv_heads) * s.head_dim;
-  s.vocab = (m.vocab_size + st.tp - 1) / st.tp;
-  s.vocab_total = m.vocab_size;
-  s.tp = st.tp;
-  s.dp = st.dp;
-  s.sp = st.sp && st.tp > 1;
-  s.dtype = plan.workload.precision;
-  s.eps = m.rms_norm_eps;
-  s.divisor = plan.workload.global_batch * s.seq;
-  return s;
-}
-
 }  // namespace lowering
+
+Infeasible why_not_lowerable(const Plan& plan) {
+  Infeasible obstacle = lowering::find_obstacle(plan);
+  if (!obstacle.constraint.empty()) obstacle.reason += " can be estimated but not yet lowered to a program";
+  return obstacle;
+}
 
 std::vector<Program> lower(const Plan& plan, Purpose purpose) {
   lowering::require_possible(plan);
   lowering::require_lowerable(plan);
-  const lowering::Shapes shape = lowering::shapes_of(plan);
+  const Shapes shape = shapes_of(plan.model, plan.cluster, plan.workload, plan.strategy);
   const std::vector<std::int64_t> layers = layer_split(plan.strategy, plan.model.num_hidden_layers);
   const int stages = static_cast<int>(plan.strategy.pp);
   std::vector<Program> programs;

@@ -1,16 +1,24 @@
 // A plan becomes one program per pipeline stage: dataflow only, every instruction on Stream::compute, no
-// waits. All fusion decisions are made here; a backend never adds, drops or reorders work.
+// waits. All fusion decisions are made here; a backend never adds, drops or reorders work. What the
+// programs look like is docs/program.md.
 #pragma once
 
 #include <vector>
+#include "costmodel/estimate.h"
 #include "planner/plan.h"
 #include "planner/program.h"
 
 namespace llmplan {
 
-enum class Purpose : std::uint8_t { train, evaluate };  // evaluate: forward and loss of one micro-batch
+// evaluate: forward and loss of one micro-batch. Both purposes leave {Σ grad² (0), Σ loss, tokens} of all
+// ranks in Program::stats, and agree on the persistent buffers.
+enum class Purpose : std::uint8_t { train, evaluate };
 
-// Throws Error E03xx for a plan that check() refuses.
+// Throws Error E0304 for a plan that check() refuses, E0305 for one that can only be estimated.
+// digest(lower(plan)) is what Plan::digest holds.
 std::vector<Program> lower(const Plan&, Purpose = Purpose::train);
+
+// Why a plan that check() accepts can only be estimated; an empty constraint if lower() takes it.
+Infeasible why_not_lowerable(const Plan&);
 
 }  // namespace llmplan

@@ -1,26 +1,11 @@
-// Both ends of the model: the embedding, and the final norm with the head and its loss.
+// Both ends of the model: the embedding, and the final norm with the head and its loss, which work on
+// Shapes::head_rows tokens at a time so that logits never exist whole.
 #include <algorithm>
 
 #include "planner/builder.h"
 
 namespace llmplan::lowering {
 namespace {
-
-// Logits exist for this many tokens at once. The chunk is bounded by memory, but not below the rows
-// that hide the read and write of the weight's fp32 gradient (8 bytes per weight and chunk) behind the
-// 6·rows FLOPs per weight of the chunk's three GEMMs: a GPU does about ten times as many FLOPs per byte
-// as a CPU.
-constexpr std::int64_t kLogitsChunk = 32 << 20;  // bytes
-constexpr std::int64_t kMinRowsCpu = 64, kMinRowsGpu = 2048;
-
-std::int64_t chunk_rows(const Builder& b) {
-  const Shapes& s = b.shape;
-  const std::int64_t least = b.plan.cluster.device.cpu ? kMinRowsCpu : kMinRowsGpu;
-  const std::int64_t most = std::max(least, kLogitsChunk / (s.vocab * size_of(s.dtype)));
-  const std::int64_t chunks = (s.rows + most - 1) / most;
-  const std::int64_t even = (s.rows + chunks - 1) / chunks;
-  return std::min(s.rows, (even + 15) / 16 * 16);  // whole GEMM tiles
-}
 
 Weight& head_weight(Builder& b) {
   return b.weights.head.elements() ? b.weights.head : b.weights.embedding;  // tied on one stage: the same
@@ -78,7 +63,7 @@ void head_forward(Builder& b, MicroBatch& mb, Residual& r) {
   const Shapes& s = b.shape;
   const Normed last = norm(b, r, b.weights.final_norm);
   const BufferId x = gather_rows(b, last.y);
-  const std::int64_t step = chunk_rows(b);
+  const std::int64_t step = s.head_rows;
   for (std::int64_t first = 0; first < s.rows; first += step)
     head_chunk(b, mb.targets, x, first, std::min(step, s.rows - first));
   if (!b.training()) return;

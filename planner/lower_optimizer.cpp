@@ -31,8 +31,8 @@ void optimizer_phase(Builder& b) {
   if (s.sp && w.norms_end > w.norms_begin)  // each tp rank saw only its own rows
     reduce(b, Axis::tp, b.flat(p.gradients, w.norms_begin, w.norms_end - w.norms_begin), DType::fp32);
 
-  const bool sharded = b.plan.strategy.zero >= 1 && s.dp > 1;
-  const std::int64_t shards = sharded ? s.dp : 1, elements = w.elements / shards;
+  const bool sharded = s.shards > 1;
+  const std::int64_t shards = s.shards, elements = w.elements / shards;
   const Ref gradients = b.all(p.gradients);
   if (sharded)
     b.emit(Collective{Collective::Kind::reduce_scatter, Axis::dp, gradients.size, DType::fp32}, {}, {gradients});

@@ -107,7 +107,7 @@ void declare_parameters(Builder& b) {
 
   // ZeRO's slices are equal and a multiple of 64 elements, so that each starts on a cache line. The
   // padding's gradient is zero and stays so.
-  const std::int64_t shards = b.plan.strategy.zero >= 1 ? b.shape.dp : 1;
+  const std::int64_t shards = b.shape.shards;
   const std::int64_t n = b.weights.elements = shards > 1 ? round_up(declare.end, shards * 64) : declare.end;
   Program& p = b.program;
   p.weights = persistent(b, "weights", n, b.shape.dtype, Category::weights);
