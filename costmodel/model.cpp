@@ -38,6 +38,7 @@ void linear(Emit& emit, std::string_view name, std::int64_t out, std::int64_t in
 
 template <class Emit>
 void norm(Emit& emit, const ModelConfig& m, std::string_view name, std::int64_t width) {
+  if (!m.norm_affine) return;
   emit(Piece{name, ".weight", width});
   if (m.norm_bias) emit(Piece{name, ".bias", width});
 }
@@ -238,13 +239,14 @@ std::string why_not_runnable(const ModelConfig& m) {
   const struct { bool here; const char* what; } obstacles[] = {
       {m.num_experts > 0, "mixture of experts"},
       {m.kv_lora_rank > 0, "multi-head latent attention"},
-      {m.norm != Norm::rms || m.norm_bias, "LayerNorm"},
+      {m.norm != Norm::rms || m.norm_bias || !m.norm_affine, "LayerNorm"},
       {m.norms_per_layer != 2 || !m.final_norm || m.embedding_norm, "norms placed otherwise than in Llama"},
       {m.parallel_attn, "attention and MLP in parallel"},
       {m.positions != Positions::rope || m.position_rows > 0, "positions other than RoPE"},
       {m.partial_rotary_factor != 1, "RoPE on a part of each head"},
       {m.mlp != Mlp::swiglu, "an MLP other than SwiGLU"},
       {m.qkv_bias || m.attention_out_bias || m.mlp_bias || m.lm_head_bias, "biases"},
+      {m.sliding_window > 0, "a sliding attention window"},
       {m.qk_norm, "norms on queries and keys"},
       {m.embedding_proj_dim != 0 && m.embedding_proj_dim != m.hidden_size, "a projected embedding"},
       {m.head_dim % 2 != 0, "an odd head_dim, which RoPE cannot rotate"},

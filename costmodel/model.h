@@ -30,7 +30,8 @@ struct ModelConfig {
   std::int64_t intermediate_size = 0;
   std::int64_t num_attention_heads = 0;
   std::int64_t num_key_value_heads = 0;     // readers fill in num_attention_heads when absent
-  std::int64_t head_dim = 0;                // readers fill in hidden_size / num_attention_heads when absent
+  std::int64_t head_dim = 0;                // readers fill in hidden_size / num_attention_heads when absent,
+                                            // for MLA qk_nope_head_dim + qk_rope_head_dim
   std::int64_t vocab_size = 0;
   std::int64_t max_position_embeddings = 0; // 0: not stated
   bool tie_word_embeddings = false;
@@ -47,12 +48,14 @@ struct ModelConfig {
   bool qk_norm = false;                     // RMSNorm(head_dim) on q and k
   bool embedding_norm = false;              // Bloom
   bool final_norm = true;
+  bool norm_affine = true;                  // norms have a weight (Galactica's do not)
   int norms_per_layer = 2;                  // Gemma 2/3: 4; Falcon's parallel blocks: 1
   std::int64_t position_rows = 0;           // rows of a learned position table (OPT: positions + 2)
   std::int64_t embedding_proj_dim = 0;      // OPT-350m's word_embed_proj_dim; 0: hidden_size
   bool parallel_attn = false;               // attention and MLP read the same input: GPT-NeoX, Falcon
   double partial_rotary_factor = 1;         // share of head_dim that is rotated
   std::int64_t sliding_window = 0;          // tokens; 0: every layer sees all
+  std::int64_t sliding_window_pattern = 1;  // with a window: every n-th layer sees all; 1: none does
 
   // Mixture of experts; num_experts 0 means dense.
   std::int64_t num_experts = 0, num_experts_per_tok = 0, moe_intermediate_size = 0;

@@ -27,6 +27,7 @@ constexpr Range ranges[] = {
     {"position_rows", &ModelConfig::position_rows, 0, std::int64_t{1} << 31},
     {"embedding_proj_dim", &ModelConfig::embedding_proj_dim, 0, wide},
     {"sliding_window", &ModelConfig::sliding_window, 0, std::int64_t{1} << 40},
+    {"sliding_window_pattern", &ModelConfig::sliding_window_pattern, 1, 100'000},
     {"num_experts", &ModelConfig::num_experts, 0, many},
     {"num_experts_per_tok", &ModelConfig::num_experts_per_tok, 0, many},
     {"moe_intermediate_size", &ModelConfig::moe_intermediate_size, 0, wide},

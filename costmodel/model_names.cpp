@@ -60,6 +60,12 @@ constexpr TensorNames families[] = {
      .qkv = "attention.wqkv", .o = "attention.wo",
      .gate = "feed_forward.w1", .up = "feed_forward.w3", .down = "feed_forward.w2",
      .norms = {"attention_norm", "ffn_norm", "", ""}},
+    {.model_type = "mpt",
+     .embed = "transformer.wte", .positions = "transformer.wpe",
+     .layer = "transformer.blocks.", .final_norm = "transformer.norm_f",
+     .qkv = "attn.Wqkv", .o = "attn.out_proj",
+     .up = "ffn.up_proj", .down = "ffn.down_proj",
+     .norms = {"norm_1", "norm_2", "", ""}},
     {.model_type = "phi3", .qkv = "self_attn.qkv_proj", .gate_up = "mlp.gate_up_proj"},
 };
 

@@ -28,6 +28,7 @@ const std::vector<ModelField>& model_fields() {
       {{"rope_theta", "rotary_emb_base"}, &M::rope_theta},
       {{"partial_rotary_factor", "rotary_pct"}, &M::partial_rotary_factor},
       {{"sliding_window"}, &M::sliding_window},
+      {{"sliding_window_pattern"}, &M::sliding_window_pattern},
       {{"mlp"}, &M::mlp},
       {{"norm"}, &M::norm},
       {{"positions"}, &M::positions},
@@ -39,6 +40,7 @@ const std::vector<ModelField>& model_fields() {
       {{"qk_norm", "use_qk_norm"}, &M::qk_norm},
       {{"embedding_norm"}, &M::embedding_norm},
       {{"final_norm"}, &M::final_norm},
+      {{"norm_affine"}, &M::norm_affine},
       {{"norms_per_layer"}, &M::norms_per_layer},
       {{"position_rows"}, &M::position_rows},
       {{"embedding_proj_dim", "word_embed_proj_dim"}, &M::embedding_proj_dim},
@@ -94,6 +96,14 @@ void set(ModelConfig& m, const ModelField::Member& member, const Node& n, const 
   std::visit(Setter{m, n, key}, member);
 }
 
+// transformers reads an explicit null as "none": no window, no query latent, as many key/value heads as heads.
+void apply_null(ModelConfig& m, const ModelField& field, const Node& root) {
+  const auto* member = std::get_if<std::int64_t ModelConfig::*>(&field.member);
+  if (!member) return;
+  for (const std::string& key : field.keys)
+    if (const Node* n = root.find(key); n && n->kind == Node::Kind::null) m.*(*member) = 0;
+}
+
 // The key under which a field is given, or nullptr. Two names for one thing are a contradiction waiting.
 const Node* given(const Node& root, const ModelField& field, bool strict) {
   const Node* found = nullptr;
@@ -144,7 +154,7 @@ const ModelFamily& family_of(const Node& root) {
     if (type.empty()) { type = name; at = &a->items[0]; }
   }
   std::vector<std::string> known;
-  for (const ModelFamily& f : model_families()) known.push_back(f.model_type);
+  for (const ModelFamily& f : model_families()) known.emplace_back(f.model_type);
   if (type.empty()) fail(root, "E0106", "the model lacks 'model_type'", fmt::format("add one of: {}", fmt::join(known, ", ")));
   fail(*at, "E0203", fmt::format("model_type '{}' is not supported", type.substr(0, 60)),
        did_you_mean(type, known, fmt::format("supported: {}", fmt::join(known, ", "))));
@@ -158,8 +168,11 @@ const ModelFamily* find_family(const std::string& model_type) {
   return nullptr;
 }
 
-ModelConfig read_model_config(const Node& root, bool strict, const std::string& name) {
-  require(root, Node::Kind::map, "a model");
+ModelConfig read_model_config(const Node& whole, bool strict, const std::string& name) {
+  require(whole, Node::Kind::map, "a model");
+  // Models that also see or hear keep their language model in text_config.
+  const Node* text = strict ? nullptr : whole.find("text_config");
+  const Node& root = text && text->kind == Node::Kind::map ? *text : whole;
   const ModelFamily& family = family_of(root);
   if (strict) {
     std::vector<std::string> keys = {"name", "model_type", "architectures", "rope_scaling", "mlp_only_layers", "source"};
@@ -167,12 +180,31 @@ ModelConfig read_model_config(const Node& root, bool strict, const std::string& 
     keys.insert(keys.end(), family.extra_keys.begin(), family.extra_keys.end());
     only_keys(root, keys, "a model");
   }
-  ModelConfig m = family.defaults;
+  ModelConfig m;
+  const Node defaults = parse_yaml(fmt::format("{{{}}}", family.defaults), "defaults");
+  for (const ModelField& field : model_fields())
+    if (const Node* n = defaults.find(field.keys[0])) set(m, field.member, *n, field.keys[0]);
   m.model_type = family.model_type;
   m.name = name;
   if (const Node* n = root.find("name"); strict && n) m.name = read_text(*n, "name");
-  for (const ModelField& field : model_fields())
+  if (strict) {  // our own files say what a model is made of; only config.json relies on its class
+    for (auto dimension : {&M::hidden_size, &M::num_hidden_layers, &M::intermediate_size, &M::num_attention_heads,
+                           &M::num_key_value_heads, &M::vocab_size, &M::max_position_embeddings})
+      m.*dimension = 0;
+  }
+  for (const ModelField& field : model_fields()) {
     if (const Node* key = given(root, field, strict)) set(m, field.member, *root.find(key->text), key->text);
+    else apply_null(m, field, root);
+  }
+  if (strict) {
+    for (const ModelField& field : model_fields()) {
+      const auto* member = std::get_if<std::int64_t M::*>(&field.member);
+      const bool needed = member && (*member == &M::hidden_size || *member == &M::num_hidden_layers ||
+                                     *member == &M::num_attention_heads || *member == &M::vocab_size);
+      if (needed && !given(root, field, true))
+        fail(root, "E0106", fmt::format("the model lacks '{}'", field.keys[0]), fmt::format("add a line `{}: …`", field.keys[0]));
+    }
+  }
   for (const char* key : {"rope_scaling", "rope_parameters"})  // the latter is transformers 5's name
     if (const Node* n = root.find(key); n && n->kind == Node::Kind::map) read_rope_scaling(*n, m, strict);
   if (const Node* n = root.find("mlp_only_layers"); n && n->kind != Node::Kind::null) {
@@ -180,10 +212,13 @@ ModelConfig read_model_config(const Node& root, bool strict, const std::string& 
     m.mlp_only_layers.clear();
     for (const Node& item : n->items) m.mlp_only_layers.push_back(read_integer(item, "mlp_only_layers", 0, 100'000));
   }
+  if (&root != &whole && !root.find("tie_word_embeddings"))
+    if (const Node* n = whole.find("tie_word_embeddings"); n && n->kind != Node::Kind::null)
+      m.tie_word_embeddings = read_bool(*n, "tie_word_embeddings");
   if (family.finish) family.finish(root, m);
   if (m.num_key_value_heads == 0) m.num_key_value_heads = m.num_attention_heads;
   if (m.head_dim == 0 && m.num_attention_heads > 0) {
-    if (m.hidden_size % m.num_attention_heads != 0 && m.kv_lora_rank == 0) {
+    if (m.hidden_size % m.num_attention_heads != 0) {
       const Node* at = root.find("num_attention_heads");
       fail(at ? *at : root, "E0202",
            fmt::format("hidden_size {} is not a multiple of {} attention heads", m.hidden_size, m.num_attention_heads),

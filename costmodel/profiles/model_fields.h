@@ -2,8 +2,8 @@
 // for Hugging Face's config.json.
 #pragma once
 
-#include <functional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -22,13 +22,13 @@ struct ModelField {
 const std::vector<ModelField>& model_fields();
 
 // One model_type: transformers' defaults for the keys that a config leaves out, and what the keys mean
-// beyond filling a member. `finish` runs after the fields are read.
+// beyond filling a member.
 struct ModelFamily {
-  std::string model_type;
+  std::string_view model_type;
   std::vector<std::string> architectures;  // class names that stand for it
-  ModelConfig defaults;
+  std::string_view defaults;               // `key: value, …`, by the names in model_fields()
   std::vector<std::string> extra_keys;     // that `finish` reads or that do not matter here
-  std::function<void(const Node& config, ModelConfig&)> finish;
+  void (*finish)(const Node& config, ModelConfig&);  // runs after the fields are read
 };
 const std::vector<ModelFamily>& model_families();
 const ModelFamily* find_family(const std::string& model_type);

@@ -27,6 +27,8 @@ const std::vector<ProfileField<Device>>& device_fields() {
       {"attention_efficiency", &Device::attention_efficiency},
       {"memory_efficiency", &Device::memory_efficiency},
       {"launch", &Device::launch},
+      {"sms", &Device::sms},
+      {"host_bandwidth", &Device::host_bandwidth},
       {"price_per_hour", &Device::price_per_hour},
   };
   return fields;
