@@ -9,14 +9,12 @@
 #include <vector>
 
 #include "executor/backend.h"
-#include "executor/cpu/cpu_backend.h"
+#include "executor/execution.h"
 #include "executor/safetensors.h"
 #include "planner/build.h"
 #include "planner/plan.h"
 
 namespace llmplan {
-
-using cpu::SampleSource;
 
 struct StepResult {
   double loss = 0;             // mean over the tokens that count
@@ -52,6 +50,8 @@ class Ranks {
   void read(State, const std::string& name, std::span<float> out) const;
   std::vector<float> read(State, const std::string& name) const;
   void write(State, const std::string& name, std::span<const float> values);
+  // Weights that several ranks hold must be the same bits. Empty, or which copy differs.
+  std::string first_difference() const;
 
  private:
   struct Body;

@@ -2,30 +2,15 @@
 // other stream that the program uses is a thread. Waiting threads sleep.
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <span>
 
 #include "costmodel/strategy.h"
 #include "executor/arena.h"
 #include "executor/backend.h"
 #include "executor/communicator.h"
+#include "executor/execution.h"
 
 namespace llmplan::cpu {
-
-// Gives the `seq` ids and targets of sample `i` of the step's global batch. Called from all ranks at once.
-using SampleSource =
-    std::function<void(std::int64_t i, std::span<std::int32_t> ids, std::span<std::int32_t> targets)>;
-
-// What one execution of a program needs beside the program.
-struct Execution {
-  const Program* program = nullptr;
-  const Layout* layout = nullptr;
-  StepScalars step;
-  const SampleSource* samples = nullptr;
-  std::int64_t samples_per_micro_batch = 1, samples_per_rank = 1;  // of this step
-  Communicator::Time start;  // zero of the timeline
-};
 
 class CpuBackend {
  public:

@@ -100,7 +100,7 @@ class Rank {
   // Seconds of one step; the loss is checked, since fast nonsense is not a result.
   double step() {
     const auto start = Clock::now();
-    cpu::Execution execution;
+    Execution execution;
     execution.program = &program_;
     execution.layout = &layout_;
     execution.step = {++step_, 1e-3};
@@ -222,7 +222,7 @@ class Rank {
   LocalWorld world_;
   std::unique_ptr<Communicator> communicator_;
   cpu::CpuBackend backend_;
-  cpu::SampleSource samples_;
+  SampleSource samples_;
   std::vector<std::int32_t> ids_;
   Timeline timeline_;
   std::int64_t step_ = 0;

@@ -1,0 +1,54 @@
+#include "executor/gpu.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "costmodel/error.h"
+
+namespace llmplan {
+namespace {
+
+GpuLibrary load() {
+  if (const char* device = std::getenv("LLMPLAN_DEVICE"); device && std::string(device) == "cpu")
+    return {nullptr, "LLMPLAN_DEVICE=cpu"};
+  std::error_code error;
+  auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  std::string last = "this build has no GPU backend (configured without CUDA)";
+  for (const auto& path : {folder / "libllmplan_cuda.so", folder / "../lib/libllmplan_cuda.so"}) {
+    if (!std::filesystem::exists(path, error)) continue;
+    void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: CUDA does not unload cleanly
+    if (!handle) {
+      last = dlerror();  // names the library that is missing, e.g. libcublasLt.so.13
+      continue;
+    }
+    auto entry = reinterpret_cast<const GpuApi* (*)()>(dlsym(handle, "llmplan_gpu_api"));
+    if (entry && entry()->version == kGpuApi) return {entry(), ""};
+    last = path.string() + " belongs to another version of llmplan";
+  }
+  return {nullptr, last};
+}
+
+}  // namespace
+
+const GpuLibrary& gpu_library() {
+  static const GpuLibrary library = load();
+  return library;
+}
+
+std::vector<GpuInfo> gpus(std::string* why_not) {
+  const GpuLibrary& library = gpu_library();
+  std::string reason = library.why_not;
+  if (library.api) {
+    try {
+      return library.api->devices();
+    } catch (const Error& e) {
+      reason = e.message;
+    }
+  }
+  if (why_not) *why_not = reason;
+  return {};
+}
+
+}  // namespace llmplan

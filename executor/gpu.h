@@ -1,0 +1,66 @@
+// GPUs as the executor sees them. The backend lies in a library of its own, libllmplan_cuda.so beside the
+// binary, which is loaded when somebody asks for a GPU: llmplan starts, plans and trains on the CPU on
+// machines that have neither driver nor toolkit, and `estimate` does not pay for loading cuBLAS.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "costmodel/strategy.h"
+#include "costmodel/units.h"
+#include "executor/backend.h"
+#include "executor/execution.h"
+#include "planner/program.h"
+
+namespace llmplan {
+
+struct GpuInfo {
+  std::string name;        // "NVIDIA H200"
+  Bytes memory{}, free{};
+  int multiprocessors = 0, major = 0, minor = 0;
+};
+
+// A rank on a GPU: its arenas and its backend. Calls come from one thread at a time.
+class GpuRank {
+ public:
+  virtual ~GpuRank() = default;
+  virtual Bytes arena() const = 0;    // device bytes that programs use, exactly as laid out
+  virtual Bytes reserve() const = 0;  // device bytes beside it: workspace, scratch
+  // Contents of buffers, by offset in the arena of `space`.
+  virtual void read(Space space, Bytes offset, std::span<std::byte> out) = 0;
+  virtual void write(Space space, Bytes offset, std::span<const std::byte> in) = 0;
+  // Interprets a program once; the timeline is empty unless `timed`.
+  virtual Timeline run(const Execution&, bool timed) = 0;
+};
+
+struct GpuRankOptions {
+  int device = 0;
+  Coordinates where;
+  const Optimizer* optimizer = nullptr;
+  std::vector<const Program*> programs;  // all that will run; the first is training
+  Bytes device_arena{}, host_arena{};
+  std::string nccl_id;                   // empty: a single rank
+};
+
+struct GpuApi {
+  int version;  // kGpuApi; another one is refused
+  std::vector<GpuInfo> (*devices)();     // Error E0511 with the driver's words when there is no usable one
+  std::string (*versions)();             // "driver 13.0, runtime 13.0, cuBLASLt 13.1.0, NCCL 2.28.9"
+  std::string (*nccl_unique_id)();
+  std::unique_ptr<GpuRank> (*make_rank)(const GpuRankOptions&);
+};
+inline constexpr int kGpuApi = 1;
+
+struct GpuLibrary {
+  const GpuApi* api = nullptr;  // null: not to be had
+  std::string why_not;          // then: one sentence
+};
+// Loads the library once; LLMPLAN_DEVICE=cpu pretends that there is none.
+const GpuLibrary& gpu_library();
+// The usable GPUs of this machine; empty, with the reason, when there are none.
+std::vector<GpuInfo> gpus(std::string* why_not = nullptr);
+
+}  // namespace llmplan
