@@ -102,9 +102,7 @@ Why build_model(const Case& c, const BlankCells& blank, const std::vector<ModelC
 }
 
 Why build_workload(const Case& c, const BlankCells& blank, Workload& w) {
-  if (const Why why = need(c.global_batch, "global_batch"); !why.empty()) return why;
   w.seq = *c.seq;
-  w.global_batch = *c.global_batch;
   w.runtime = c.runtime;
   const std::string precision = c.precision.empty() ? blank.precision : lower(c.precision);
   if (precision == "bf16") w.precision = DType::bf16;
@@ -147,12 +145,22 @@ Why build_methods(const Case& c, const BlankCells& blank, Strategy& s) {
   return "";
 }
 
+Why build_batch(const Case& c, const BlankCells& blank, Workload& w, Strategy& s) {
+  if (!c.global_batch && !(blank.no_accumulation && c.micro_batch)) return "'global_batch' is blank";
+  w.global_batch = c.global_batch ? *c.global_batch : *c.micro_batch * s.dp;
+  if (c.micro_batch) s.micro_batch = *c.micro_batch;
+  else if (blank.no_accumulation && w.global_batch % s.dp == 0) s.micro_batch = w.global_batch / s.dp;
+  else if (blank.tuned_micro_batch) s.micro_batch = 0;
+  else return "'micro_batch' is blank";
+  return "";
+}
+
 Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
   for (const Why& why : {need(c.n_devices, "n_devices"), need(c.tp, "tp"), need(c.pp, "pp")})
     if (!why.empty()) return why;
   s.tp = *c.tp;
   s.pp = *c.pp;
-  s.vpp = c.vpp.value_or(1);
+  s.vpp = s.pp > 1 ? c.vpp.value_or(1) : 1;  // some sources print the setting where it has no effect
   s.cp = c.cp.value_or(1);
   s.ep = c.ep.value_or(1);
   const std::int64_t model_parallel = s.tp * s.pp * s.cp;
@@ -164,8 +172,6 @@ Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
   if (!zero) return "'zero' is blank";
   s.zero = static_cast<int>(*zero);
   s.sp = c.sp.value_or(blank.sp.value_or(0)) != 0 && s.tp > 1;
-  if (!c.micro_batch && !blank.tuned_micro_batch) return "'micro_batch' is blank";
-  s.micro_batch = c.micro_batch.value_or(0);
   return build_methods(c, blank, s);
 }
 
@@ -240,6 +246,7 @@ std::variant<Setup, std::string> set_up(const Case& c, const ValidationData& dat
   if (Why why = build_model(c, blank, data.models, s.model); !why.empty()) return why;
   if (Why why = build_workload(c, blank, s.workload); !why.empty()) return why;
   if (Why why = build_strategy(c, blank, s.strategy); !why.empty()) return why;
+  if (Why why = build_batch(c, blank, s.workload, s.strategy); !why.empty()) return why;
   if (Why why = build_cluster(c, data, s.cluster); !why.empty()) return why;
   if (s.strategy.micro_batch == 0)
     if (Why why = tune_micro_batch(s); !why.empty()) return why;

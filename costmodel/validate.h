@@ -68,6 +68,7 @@ struct BlankCells {
   std::optional<std::int64_t> vocab, zero, sp;
   std::string mlp, precision, recompute, attention;
   bool tuned_micro_batch = false;  // the runs were tuned: the micro-batch that llmplan finds fastest
+  bool no_accumulation = false;    // one micro-batch per step: either batch size gives the other
   FlopsConvention flops = FlopsConvention::model_full;
 };
 

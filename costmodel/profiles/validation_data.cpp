@@ -24,7 +24,8 @@ FlopsConvention read_convention(const Node& n) {
 }
 
 BlankCells read_one(const Node& map, const std::string& runtime) {
-  only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "flops", "source"},
+  only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "accumulation", "flops",
+                  "source"},
             "the blank cells of " + runtime);
   BlankCells b;
   const auto integer = [&](const char* key, std::optional<std::int64_t>& to) {
@@ -39,6 +40,7 @@ BlankCells read_one(const Node& map, const std::string& runtime) {
     if (n->text != "tuned") fail(*n, "E0107", "micro_batch has no default but 'tuned'", "write: micro_batch: tuned");
     b.tuned_micro_batch = true;
   }
+  if (const Node* n = map.find("accumulation")) b.no_accumulation = read_integer(*n, "accumulation", 1, 1) == 1;
   b.flops = read_convention(required(map, "flops", runtime));
   return b;
 }
