@@ -13,6 +13,16 @@ Clock latest(const Clock& a, const Clock& b) {
   return c;
 }
 
+// The last access to every transient buffer.
+std::vector<InstrId> last_accesses(const Program& program) {
+  std::vector<InstrId> last(program.buffers.size(), -1);
+  for (InstrId i = 0; i < static_cast<InstrId>(program.instrs.size()); ++i)
+    for (const std::vector<Ref>* refs : {&program.instrs[i].reads, &program.instrs[i].writes})
+      for (const Ref& r : *refs)
+        if (!program.buffers[r.buffer].persistent) last[r.buffer] = i;
+  return last;
+}
+
 }  // namespace
 
 Order::Order(const Program& program) {
@@ -73,6 +83,7 @@ void add_waits(Program& program, const std::vector<std::int64_t>& address) {
   Order order;
   LastAccesses last;
   std::vector<bool> born(program.buffers.size());
+  const std::vector<InstrId> death = last_accesses(program);
   std::vector<InstrId> wanted;
   for (InstrId i = 0; i < static_cast<InstrId>(program.instrs.size()); ++i) {
     Instr& in = program.instrs[i];
@@ -100,6 +111,11 @@ void add_waits(Program& program, const std::vector<std::int64_t>& address) {
       const std::int64_t begin = address[r.buffer] + r.offset.value;
       if (r.size.value > 0) last.write(begin, begin + r.size.value, i, r.buffer, after_all);
     }
+    for (const std::vector<Ref>* refs : {&in.reads, &in.writes})
+      for (const Ref& r : *refs)
+        if (in.stream == Stream::compute && death[r.buffer] == i && program.buffers[r.buffer].size.value > 0)
+          last.read(address[r.buffer], address[r.buffer] + program.buffers[r.buffer].size.value, i, in.stream,
+                    [](const LastAccesses::Segment&) {});
     std::sort(wanted.begin(), wanted.end());
     wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     in.waits = order.needed(in.stream, wanted);

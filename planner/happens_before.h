@@ -109,7 +109,8 @@ std::vector<std::int64_t> separate_addresses(const Program&);
 
 // Adds to every instruction the waits that its accesses need when buffers lie at these addresses, and
 // leaves out all that others imply. A buffer's first access waits for whoever had any of its bytes before,
-// so that no access that follows it has to.
+// so that no access that follows it has to; its last access, if by compute, counts as one to all of it, so
+// that whoever has the bytes next waits for that and not for a transfer before it.
 void add_waits(Program&, const std::vector<std::int64_t>& addresses);
 
 }  // namespace llmplan

@@ -4,9 +4,10 @@
 // arenas of address ranges. Order in the list means nothing under overlap, so afterwards add_waits() makes every
 // user of a range wait for those who had it before. Two things keep these waits harmless:
 //
-//  * A transfer never waits for a transfer, only for compute: on different stages they would wait for each other
-//    in a circle. Hence buffers that a transfer writes first (received activations and gradients) have a region of
-//    their own, in which bytes are reused only when compute touched them last.
+//  * A transfer never waits for a transfer of another stream, only for compute: on different stages they would
+//    wait for each other in a circle. Hence buffers that a transfer writes first (received activations and
+//    gradients) have a region per stream, in which bytes are reused only when compute or that stream
+//    touched them last.
 //  * A transfer's buffer is held one transfer longer: a received one from the moment when the transfer
 //    before it on that stream starts, a sent one until the next is sent. So nobody waits for a transfer that
 //    has only just started, at the price of one more boundary activation per direction.
@@ -17,6 +18,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "planner/happens_before.h"
@@ -31,8 +33,8 @@ constexpr int64_t align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * 
 struct Life {
   InstrId birth = -1, death = -1;    // while it holds its bytes
   InstrId first = -1, last = -1;     // accesses in issue order; -1: never used
-  bool by_transfer = false;          // a transfer may be the first to touch it
-  bool transfer_reuses = true;       // compute touches it last: a transfer may have its bytes next
+  Clock received;                    // per stream but compute: its first access, if no other precedes it, or -1
+  Clock sent;                        // per stream but compute: its last access, if compute has none after it, or -1
 };
 
 // Free ranges of a region that grows at its end.
@@ -108,11 +110,12 @@ std::vector<Life> lifetimes(const Program& program) {
       life.last = std::max(life.last, last[b][s]);
     }
     life.birth = life.first, life.death = life.last;
+    life.received.fill(-1), life.sent.fill(-1);
     for (int s = static_cast<int>(Stream::compute) + 1; s < kStreams; ++s) {
       const InstrId f = first[b][s], l = last[b][s];
       if (f < 0) continue;
       if (f == life.first || !order.before(life.first, f)) {
-        life.by_transfer = true;
+        life.received[s] = f;
         if (previous[f] >= 0) life.birth = std::min(life.birth, previous[f]);
       }
       const bool over = std::any_of(last[b].begin(), last[b].end(), [&](InstrId x) {
@@ -120,7 +123,7 @@ std::vector<Life> lifetimes(const Program& program) {
       });
       if (over) continue;
       life.death = std::max(life.death, next[l]);
-      life.transfer_reuses = false;
+      life.sent[s] = l;
     }
   }
   return lives;
@@ -139,13 +142,24 @@ struct Calendar {
   std::vector<BufferId> ids;
 };
 
-enum RegionName { kPersistent, kReceived, kLong, kShort, kRegions };
+// kReceived: one per stream but compute; kKept: never reused.
+enum RegionName { kPersistent, kKept, kReceived, kLong = kReceived + kStreams - 1, kShort, kRegions };
+
+RegionName region_of(const Life& life, InstrId split) {
+  RegionName region = life.death - life.birth > split ? kLong : kShort;
+  for (int s = 1; s < kStreams; ++s)
+    if (life.received[s] >= 0) region = region < kLong ? kKept : static_cast<RegionName>(kReceived + s - 1);
+  if (region >= kLong || region == kKept) return region;
+  for (int s = 1; s < kStreams; ++s)
+    if (life.sent[s] >= 0 && kReceived + s - 1 != region) return kKept;
+  return region;
+}
 
 struct Packing {
   std::vector<int64_t> offset;      // in its region
   std::vector<std::uint8_t> region;
   std::array<int64_t, kRegions> size{};
-  int64_t total() const { return size[kPersistent] + size[kReceived] + size[kLong] + size[kShort]; }
+  int64_t total() const { return std::accumulate(size.begin(), size.end(), int64_t{0}); }
 };
 
 struct Lives {
@@ -172,13 +186,12 @@ Packing pack(const Program& program, Space space, const Lives& lives, InstrId sp
     for (auto k = lives.births.begin[i]; k < lives.births.begin[i + 1]; ++k) {
       const BufferId b = lives.births.ids[k];
       if (!here(b)) continue;
-      const Life& l = lives.of[b];
-      out.region[b] = l.by_transfer ? kReceived : l.death - l.birth > split ? kLong : kShort;
+      out.region[b] = region_of(lives.of[b], split);
       out.offset[b] = regions[out.region[b]].take(align(program.buffers[b].size.value));
     }
     for (auto k = lives.deaths.begin[i]; k < lives.deaths.begin[i + 1]; ++k) {
       const BufferId b = lives.deaths.ids[k];
-      if (!here(b) || (lives.of[b].by_transfer && !lives.of[b].transfer_reuses)) continue;
+      if (!here(b) || out.region[b] == kKept) continue;
       const int64_t size = align(program.buffers[b].size.value);
       if (size > 0) regions[out.region[b]].give(out.offset[b], size);
     }
