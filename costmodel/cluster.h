@@ -38,6 +38,7 @@ struct Device {
   Curve attention_efficiency;               // x: sequence length
   Curve memory_efficiency;                  // x: bytes moved
   Seconds launch{};                         // host cost per op
+  int sms = 0;                              // GPUs: processors that share a GEMM's tiles; 0: not known
   BytesPerSecond host_bandwidth{};          // to host memory, one direction; 0: not known
   std::vector<MeasuredOp> measured;         // empty: not calibrated
   double price_per_hour = 0;                // 0: not stated

@@ -21,6 +21,8 @@ struct Pass {
     const Gemm g{whole(m), whole(n), whole(k), false, false, accumulate, dims.dtype, accumulate ? DType::fp32 : DType::bf16};
     const double t = price.seconds(g);
     cost.gemm += t;
+    // Casting both operands to fp8; a norm or activation that is fused with its cast would save one.
+    if (size_of(dims.dtype) == 1) cost.pointwise += price.pointwise(dims.cast_bytes * (m * k + (accumulate ? n * k : 0)));
     return t;
   }
   void bytes(double n) { cost.pointwise += price.pointwise(n); }
@@ -91,7 +93,7 @@ void attention_core(Pass& p, const Dims& x, const Runtime& r, const Pricer& pric
     const auto kv = std::min(heads, whole(x.kv_heads)), dim = whole((x.qk_dim + x.v_dim) / 2);
     const double t = gradient ? price.seconds(AttentionGrad{batch, seq, heads, kv, dim, true, DType::bf16})
                               : price.seconds(Attention{batch, seq, heads, kv, dim, true, DType::bf16});
-    p.cost.attention += t / x.cp;
+    p.cost.attention += t / x.cp / r.attention_rate;
     return;
   }
   const double queries = x.micro_batch * x.heads * x.seq, s = x.full_seq;
@@ -208,6 +210,7 @@ Dims dims_of(const ModelConfig& m, const Workload& w, const Strategy& s, const R
   const bool fp8 = w.precision == DType::fp8_e4m3 || w.precision == DType::fp8_e5m2;
   x.element = fp8 ? 2 : d(size_of(w.precision));  // fp8 is for matrix products; the rest is bf16
   x.dtype = w.precision;
+  x.cast_bytes = r.fp8_cast_bytes;
   if (m.num_experts > 0) {
     x.experts = d(m.num_experts);
     x.top_k = d(m.num_experts_per_tok);

@@ -17,6 +17,7 @@ struct Dims {
   double q, kv, attn;           // columns of q, of k and v together, and of the attention's output
   double ffn, vocab;            // per rank
   double element;               // bytes of an activation
+  double cast_bytes;            // moved per element that is cast to fp8
   double tp, cp, ep, dp;
   bool sp, gated, unfused, mla;
   DType dtype;                  // of matrix products

@@ -141,6 +141,25 @@ FlopsPerSecond matrix_peak(const Device& device, DType type) {
   return device.vector_peak;  // a type without matrix units
 }
 
+// A GEMM on a GPU is cut into tiles, one per processor at a time, and the last wave of tiles is seldom full. A
+// smaller tile fills it better but reuses its operands less; where even small tiles are too few, the
+// library splits k (NVIDIA, "Matrix Multiplication Background User's Guide", tile and wave quantization). Returns
+// the factor by which this shape takes longer than its FLOPs at full rate.
+double quantization(const Gemm& g, int sms) {
+  struct Tile { int m, n; double rate; };
+  constexpr Tile kTiles[] = {{256, 128, 1.0}, {128, 256, 1.0}, {128, 128, 0.95}, {128, 64, 0.8}, {64, 64, 0.65}};
+  const double work = static_cast<double>(g.m) * static_cast<double>(g.n);
+  double best = std::numeric_limits<double>::infinity();
+  for (const Tile& t : kTiles) {
+    const int64_t tiles = ((g.m + t.m - 1) / t.m) * ((g.n + t.n - 1) / t.n);
+    const int64_t split = tiles >= sms ? 1 : std::clamp<int64_t>(sms / tiles, 1, std::max<int64_t>(1, g.k / 1024));
+    const int64_t waves = (tiles * split + sms - 1) / sms;
+    const double done = static_cast<double>(waves) * sms * t.m * t.n / static_cast<double>(split);
+    best = std::min(best, done / (work * t.rate));
+  }
+  return best;
+}
+
 Seconds roofline(const Op& op, const Device& device) {
   const double bytes = static_cast<double>(bytes_moved(op).value);
   const double memory =
@@ -149,7 +168,8 @@ Seconds roofline(const Op& op, const Device& device) {
       Overload{
           [&](const Gemm& g) {
             const double work = flops(g).value;
-            return work / rate_or_infinite(matrix_peak(device, g.in).value * device.gemm_efficiency.at(work));
+            const double longer = device.sms > 0 ? quantization(g, device.sms) : 1;
+            return longer * work / rate_or_infinite(matrix_peak(device, g.in).value * device.gemm_efficiency.at(work));
           },
           [&](const Attention& a) {
             return flops(a).value / rate_or_infinite(matrix_peak(device, a.dtype).value *

@@ -24,9 +24,11 @@ struct Runtime {
   bool lowered = false;             // llmplan itself: its program is priced op by op where it can be lowered
 
   // ---- Kernels
+  double attention_rate = 1;        // speed of its flash attention, × the device's best kernels
   double pointwise = 1;             // traffic of norms, activations, residuals and casts, × that of fused kernels
   double score_bytes_forward = 9;   // unfused attention: bytes moved per score beside its two GEMMs
   double score_bytes_backward = 11;
+  double fp8_cast_bytes = 4;        // bytes moved per element that is cast: read 2, write it and its transpose
   double loss_bytes = 20;           // bytes moved per logit by the loss, forward and backward
   double kernels_forward = 12;      // kernels of one layer, one pass
   double kernels_backward = 24;

@@ -224,6 +224,7 @@ class RuntimeEstimate {
       t.compute += price_.pointwise(logits * r.loss_bytes / 2);
       kernels += 10;
     }
+    t.compute += kernels * cluster_.device.launch.value;
     t.tp = tp * (1 - r.tp_overlap);
     t.cp = exposed(cp, r.cp_overlap, attention);
     t.ep = ep * (1 - r.ep_overlap);

@@ -20,9 +20,11 @@ const std::vector<RuntimeField>& runtime_fields() {
       {"name", &R::name},
       {"title", &R::title},
       {"lowered", &R::lowered},
+      {"attention_rate", &R::attention_rate},
       {"pointwise", &R::pointwise},
       {"score_bytes_forward", &R::score_bytes_forward},
       {"score_bytes_backward", &R::score_bytes_backward},
+      {"fp8_cast_bytes", &R::fp8_cast_bytes},
       {"loss_bytes", &R::loss_bytes},
       {"kernels_forward", &R::kernels_forward},
       {"kernels_backward", &R::kernels_backward},
@@ -89,6 +91,7 @@ struct Read {
   void into(double& to) const {
     to = read_number(n, what);
     if (to < 0) fail(n, "E0109", fmt::format("{} is negative", what), "give a number that is not");
+    if (what == "attention_rate" && to == 0) fail(n, "E0109", "attention_rate is 0", "give a speed above 0");
     if (what.ends_with("overlap") && to > 1)
       fail(n, "E0109", fmt::format("{} is {}", what, to), "an overlap is the share that can be hidden, from 0 to 1");
   }
