@@ -41,8 +41,12 @@ Cluster cluster_by_text(const std::string& text) {
     c.nodes = first;
     c.devices_per_node = second;
   } else if (first > c.devices_per_node && file.has_node) {
-    if (first % c.devices_per_node != 0)
-      bad_cluster(text, fmt::format("{} devices do not fill whole nodes of {}", first, c.devices_per_node));
+    if (first % c.devices_per_node != 0) {
+      std::int64_t nodes = first / c.devices_per_node + 1;
+      while (first % nodes != 0) ++nodes;
+      throw Error("E0205", Exit::usage, fmt::format("cluster '{}': {} devices do not fill whole nodes of {}", text, first, c.devices_per_node),
+                  fmt::format("say how many each node has: {}x{}x{}", nodes, first / nodes, device));
+    }
     c.nodes = first / c.devices_per_node;
   } else {
     c.devices_per_node = first ? first : 1;

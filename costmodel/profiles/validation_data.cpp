@@ -7,6 +7,7 @@
 #include "costmodel/profiles/node.h"
 #include "costmodel/profiles/profiles.h"
 #include "costmodel/profiles/quantity.h"
+#include "costmodel/profiles/runtime_profile.h"
 
 namespace llmplan {
 namespace {
@@ -61,7 +62,7 @@ std::map<std::string, BlankCells> read_blank_cells() {
 
 ValidationData validation_data() {
   ValidationData data;
-  data.runtimes = read_blank_cells();
+  data.blank_cells = read_blank_cells();
   for (const std::string& name : model_names()) data.models.push_back(read_model(name));
   // Thousands of rows share a few devices.
   auto cache = std::make_shared<std::map<std::string, Cluster>>();
@@ -69,6 +70,12 @@ ValidationData validation_data() {
     const std::string name = fmt::format("{}x{}x{}", nodes, per_node, device);
     const auto found = cache->find(name);
     return found != cache->end() ? found->second : cache->emplace(name, read_cluster(name)).first->second;
+  };
+  auto runtimes = std::make_shared<std::map<std::string, Runtime>>();
+  data.runtime = [runtimes](const std::string& name) {
+    if (name.empty()) throw Error("E0130", Exit::usage, "'runtime' is blank", "name the software that ran it");
+    const auto found = runtimes->find(name);
+    return found != runtimes->end() ? found->second : runtimes->emplace(name, read_runtime(name)).first->second;
   };
   return data;
 }
