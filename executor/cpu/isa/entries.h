@@ -8,13 +8,13 @@ namespace llmplan::cpu::LLMPLAN_ISA {
 namespace {
 constexpr i64 kGemmPanel = 2 * kLanes;
 constexpr i64 kGemmDepth = 384;
-constexpr i64 kGemmMaxTileRows = kRowsPerTile * (192 / kRowsPerTile);
-constexpr i64 kGemmScratch = kGemmMaxTileRows * (kGemmDepth + 16);  // floats per thread
 constexpr i64 kAttentionBlock = 64;
 }  // namespace
 
-void pack_b(const PackB&, i64 panel_begin, i64 panel_end);
-void gemm_tile(const GemmTile&);
+void pack_a(const float* a, i64 lda, bool transposed, i64 rows, i64 depth, float* to);
+void pack_b(const float* b, i64 ldb, bool transposed, i64 columns, i64 depth, float* to);
+void multiply(const float* a, bool a_transposed, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc,
+              bool add);
 
 i64 attention_scratch(i64 seq, i64 head_dim);
 i64 attention_grad_scratch(i64 seq, i64 head_dim);

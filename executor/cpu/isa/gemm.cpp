@@ -1,115 +1,107 @@
-// Matrix products: b is packed once per block of columns into panels that one register tile reads
-// straight through; rows of a are copied, a few hundred at a time, to where they stay in the L2 cache.
+// Matrix products, one pass of k at a time: both operands are copied to where a register tile reads them
+// straight through, b in panels of kGemmPanel columns, a in strips of kRowsPerTile rows.
 #include "executor/cpu/isa/entries.h"
 #include "executor/cpu/isa/micro_gemm.h"
 
 namespace llmplan::cpu::LLMPLAN_ISA {
 namespace {
 
-constexpr i64 kPanel = kGemmPanel, kDepth = kGemmDepth;
-constexpr i64 kPitch = kDepth + 16;  // an odd number of cache lines: rows fall into different cache sets
+constexpr i64 kPanel = kGemmPanel, kStrip = kRowsPerTile, kLine = 16;  // floats of a cache line
 
-// k is cut into equal passes of at most kDepth.
-i64 pass_depth(i64 k) {
-  const i64 passes = max(1, (k + kDepth - 1) / kDepth);
-  return (k + passes - 1) / passes;
+// Asks for [p, p + n) ahead of its use; one row of a block at a time, because rows lie far apart and the
+// hardware's prefetch follows one row only.
+inline void fetch(const float* p, i64 n) {
+  for (i64 i = 0; i < n; i += kLine) __builtin_prefetch(p + i, 0, 2);
 }
+constexpr i64 kRowsAhead = 4;
+
+// Distance of rows in a strip, and of strips that hold columns: an odd number of cache lines, so that
+// neighbours fall into different cache sets.
+constexpr i64 odd_lines(i64 floats) { return ((floats + 15) / 16 | 1) * 16; }
+constexpr i64 kRowPitch = odd_lines(kGemmDepth);
+i64 column_pitch(i64 depth) { return odd_lines(depth * kStrip); }
+static_assert(kRowPitch * kStrip >= odd_lines(kGemmDepth * kStrip), "kGemmPackedA holds either layout");
 
 }  // namespace
 
-// Layout of `packed`: pass after pass, in it panel after panel, in it [depth][kPanel], zero-padded.
-void pack_b(const PackB& t, i64 panel_begin, i64 panel_end) {
-  const i64 panels = (t.n + kPanel - 1) / kPanel, depth = pass_depth(t.k);
-  for (i64 k0 = 0; k0 < t.k; k0 += depth) {
-    const i64 kn = min(depth, t.k - k0);
-    for (i64 panel = panel_begin; panel < panel_end; ++panel) {
-      float* to = t.packed + (k0 * panels + panel * kn) * kPanel;
-      const i64 j0 = panel * kPanel, jn = min(kPanel, t.n - j0);
-      if (jn < kPanel)
-        for (i64 i = 0; i < kn * kPanel; ++i) to[i] = 0;
-      if (t.transposed) {
-        transpose(t.b + j0 * t.ldb + k0, t.ldb, jn, kn, to, kPanel);
-      } else {
-        const float* from = t.b + k0 * t.ldb + j0;
-        for (i64 p = 0; p < kn; ++p, from += t.ldb, to += kPanel) {
-          if (jn == kPanel) {
-            for (i64 j = 0; j < kPanel; j += kLanes) store(to + j, load(from + j));
-          } else {
-            for (i64 j = 0; j < jn; ++j) to[j] = from[j];
-          }
-        }
+// Rows keep their layout, kRowPitch apart; columns (of a transposed a) become strips [depth][kStrip].
+void pack_a(const float* a, i64 lda, bool transposed, i64 rows, i64 depth, float* to) {
+  if (!transposed) {
+    for (i64 i = 0; i < rows; ++i) {
+      const float* from = a + i * lda;
+      if (i + 1 < rows) fetch(from + lda, depth);
+      for_columns(depth, [&](i64 p, i64 n, bool part) { store(to + i * kRowPitch + p, load(from + p, n, part), n, part); });
+    }
+    return;
+  }
+  const i64 pitch = column_pitch(depth);
+  for (i64 p = 0; p < depth; ++p) {
+    const float* from = a + p * lda;
+    if (p + kRowsAhead < depth) fetch(from + kRowsAhead * lda, rows);
+    float* strip = to + p * kStrip;
+    i64 i = 0;
+    for (; i + kStrip <= rows; i += kStrip, strip += pitch) __builtin_memcpy(strip, from + i, kStrip * 4);
+    for (i64 r = 0; i + r < rows; ++r) strip[r] = from[i + r];
+  }
+}
+
+// Panels [depth][kPanel], the last one's missing columns zero.
+void pack_b(const float* b, i64 ldb, bool transposed, i64 columns, i64 depth, float* to) {
+  for (i64 j0 = 0; j0 < columns; j0 += kPanel, to += kPanel * depth) {
+    const i64 jn = min(kPanel, columns - j0);
+    if (jn < kPanel)
+      for (i64 i = 0; i < depth * kPanel; ++i) to[i] = 0;
+    if (transposed) {
+      transpose(b + j0 * ldb, ldb, jn, depth, to, kPanel);
+    } else if (jn == kPanel) {
+      for (i64 p = 0; p < depth; ++p) {
+        const float* from = b + p * ldb + j0;
+        if (p + 4 * kRowsAhead < depth) fetch(from + 4 * kRowsAhead * ldb, kPanel);
+        for (i64 j = 0; j < kPanel; j += kLanes) store(to + p * kPanel + j, load(from + j));
       }
+    } else {
+      for (i64 p = 0; p < depth; ++p)
+        for (i64 j = 0; j < jn; ++j) to[p * kPanel + j] = b[p * ldb + j0 + j];
     }
   }
 }
 
 namespace {
 
-// One block of rows, one pass of k, against all panels of the tile.
 template <A layout>
-void multiply_panels(const GemmTile& t, i64 rows, i64 kn, const float* a, i64 lda, const float* packed,
-                     float* c, bool add) {
-  const i64 step = layout == A::rows ? lda : 1;
-  float edge[kRowsPerTile * kPanel];
-  for (i64 panel = t.panel_begin; panel < t.panel_end; ++panel) {
-    const float* b = packed + panel * kn * kPanel;
-    const i64 jn = min(kPanel, t.n - panel * kPanel);
-    for (i64 i = 0; i < rows; i += kRowsPerTile) {
-      const i64 in = min(kRowsPerTile, rows - i);
-      float* to = c + i * t.ldc + panel * kPanel;
+void multiply_as(const float* a, i64 pitch, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc, bool add) {
+  constexpr i64 step = layout == A::rows ? kRowPitch * kStrip : 0;
+  float edge[kStrip * kPanel];
+  for (i64 j = 0; j < columns; j += kPanel, b += kPanel * depth) {
+    const i64 jn = min(kPanel, columns - j);
+    const float* strip = a;
+    for (i64 i = 0; i < rows; i += kStrip, strip += layout == A::rows ? step : pitch) {
+      const i64 in = min(kStrip, rows - i), lda = layout == A::rows ? kRowPitch : kStrip;
+      float* to = c + i * ldc + j;
+      if (j + kPanel < columns) {  // a share of the next panel
+        const i64 ahead = depth * kPanel * kStrip / rows;
+        fetch(b + kPanel * depth + i / kStrip * ahead, ahead);
+      }
       if (jn == kPanel) {
-        micro_gemm_rows<2, layout>(in, kn, a + i * step, lda, b, kPanel, to, t.ldc, add);
+        for (i64 r = 0; r < in; ++r) {
+          __builtin_prefetch(to + r * ldc, 1);
+          if (kPanel > 16) __builtin_prefetch(to + r * ldc + 16, 1);
+        }
+        micro_gemm_rows<2, layout>(in, depth, strip, lda, b, kPanel, to, ldc, add);
         continue;
       }
-      micro_gemm_rows<2, layout>(in, kn, a + i * step, lda, b, kPanel, edge, kPanel, false);
+      micro_gemm_rows<2, layout>(in, depth, strip, lda, b, kPanel, edge, kPanel, false);
       for (i64 r = 0; r < in; ++r)
-        for (i64 j = 0; j < jn; ++j)
-          to[r * t.ldc + j] = add ? to[r * t.ldc + j] + edge[r * kPanel + j] : edge[r * kPanel + j];
+        for (i64 k = 0; k < jn; ++k) to[r * ldc + k] = add ? to[r * ldc + k] + edge[r * kPanel + k] : edge[r * kPanel + k];
     }
   }
 }
 
 }  // namespace
 
-void gemm_tile(const GemmTile& t) {
-  const i64 panels = (t.n + kPanel - 1) / kPanel, depth = pass_depth(t.k);
-  for (i64 i0 = t.row_begin; i0 < t.row_end; i0 += kGemmMaxTileRows) {
-    const i64 in = min(kGemmMaxTileRows, t.row_end - i0);
-    float* c = t.c + i0 * t.ldc;
-    for (i64 k0 = 0; k0 < t.k; k0 += depth) {
-      const i64 kn = min(depth, t.k - k0);
-      const float* packed = t.packed + k0 * panels * kPanel;
-      const bool add = t.accumulate || k0 > 0;
-      if (t.a_transposed) {  // columns of kRowsPerTile, as the register tile reads them
-        for (i64 p = 0; p < kn; ++p) {
-          const float* from = t.a + (k0 + p) * t.lda + i0;
-          for (i64 i = 0; i < in; i += kRowsPerTile) {
-            float* to = t.scratch + i * kn + p * kRowsPerTile;
-            if (in - i >= kRowsPerTile)
-              __builtin_memcpy(to, from + i, kRowsPerTile * 4);
-            else
-              for (i64 r = 0; r < in - i; ++r) to[r] = from[i + r];
-          }
-        }
-        // Strips lie kRowsPerTile·kn apart, so each is its own product.
-        for (i64 panel = t.panel_begin; panel < t.panel_end; ++panel) {
-          GemmTile one = t;
-          one.panel_begin = panel, one.panel_end = panel + 1;
-          for (i64 i = 0; i < in; i += kRowsPerTile)
-            multiply_panels<A::columns>(one, min(kRowsPerTile, in - i), kn, t.scratch + i * kn,
-                                        kRowsPerTile, packed, c + i * t.ldc, add);
-        }
-      } else {
-        for (i64 i = 0; i < in; ++i)
-          __builtin_memcpy(t.scratch + i * kPitch, t.a + (i0 + i) * t.lda + k0,
-                           static_cast<unsigned long>(kn) * 4);
-        multiply_panels<A::rows>(t, in, kn, t.scratch, kPitch, packed, c, add);
-      }
-    }
-    if (t.k == 0 && !t.accumulate)
-      for (i64 i = 0; i < in; ++i)
-        for (i64 j = t.panel_begin * kPanel; j < min(t.n, t.panel_end * kPanel); ++j) c[i * t.ldc + j] = 0;
-  }
+void multiply(const float* a, bool a_transposed, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc, bool add) {
+  if (a_transposed) multiply_as<A::columns>(a, column_pitch(depth), rows, b, columns, depth, c, ldc, add);
+  else multiply_as<A::rows>(a, 0, rows, b, columns, depth, c, ldc, add);
 }
 
 }  // namespace llmplan::cpu::LLMPLAN_ISA

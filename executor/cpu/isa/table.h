@@ -10,27 +10,6 @@
 
 namespace llmplan::cpu {
 
-// Rows and columns of c = a·b that one call computes, from packed b.
-struct GemmTile {
-  const float* a;
-  const float* packed;        // as pack_b left it
-  float* c;
-  std::int64_t lda, ldc;
-  std::int64_t n;             // columns of the packed block; c points at its first column
-  std::int64_t k;
-  std::int64_t row_begin, row_end;
-  std::int64_t panel_begin, panel_end;  // of packed
-  bool a_transposed, accumulate;
-  float* scratch;             // gemm_scratch floats
-};
-
-struct PackB {
-  const float* b;             // first element of the block: [k, n], or [n, k] if transposed
-  std::int64_t ldb, n, k;
-  bool transposed;
-  float* packed;              // round_up(n, gemm_panel)·k floats
-};
-
 struct AdamWScalars {
   float gradient_scale;       // clip factor · divisor correction
   float beta1, beta2, eps;
@@ -49,11 +28,15 @@ struct AttentionRange {
 struct KernelTable {
   std::string_view name;
 
-  std::int64_t gemm_rows, gemm_panel, gemm_depth;  // register tile: rows, columns; k per pass
-  std::int64_t gemm_max_tile_rows;
-  std::int64_t gemm_scratch;                       // floats per thread
-  void (*pack_b)(const PackB&, std::int64_t panel_begin, std::int64_t panel_end);
-  void (*gemm_tile)(const GemmTile&);
+  // A matrix product, one pass of k (at most gemm_depth long) at a time. Packed, b takes
+  // round_up(columns, gemm_panel)·depth floats and a at most round_up(rows, gemm_rows)·gemm_row_floats.
+  std::int64_t gemm_rows, gemm_panel, gemm_depth, gemm_row_floats;
+  // Blocks a[rows, depth] and b[depth, columns]; transposed, they lie as [depth, rows] and [columns, depth].
+  void (*pack_a)(const float* a, std::int64_t lda, bool transposed, std::int64_t rows, std::int64_t depth, float* to);
+  void (*pack_b)(const float* b, std::int64_t ldb, bool transposed, std::int64_t columns, std::int64_t depth, float* to);
+  // c[rows, columns] = or += a·b, both packed.
+  void (*multiply)(const float* a, bool a_transposed, std::int64_t rows, const float* b, std::int64_t columns,
+                   std::int64_t depth, float* c, std::int64_t ldc, bool add);
 
   std::int64_t attention_block;
   std::int64_t (*attention_scratch)(std::int64_t seq, std::int64_t head_dim);       // floats per thread
