@@ -15,7 +15,6 @@ namespace llmplan {
 enum class Purpose : std::uint8_t { train, evaluate };
 
 // Throws Error E0304 for a plan that check() refuses, E0305 for one that can only be estimated.
-// digest(lower(plan)) is what Plan::digest holds.
 std::vector<Program> lower(const Plan&, Purpose = Purpose::train);
 
 // Why a plan that check() accepts can only be estimated; an empty constraint if lower() takes it.

@@ -70,7 +70,8 @@ template <> struct Fields<Device> {  // bytes, seconds, and both per second
       Field{"reserve", &T::reserve}, Field{"peak", &T::peak}, Field{"vector_peak", &T::vector_peak},
       Field{"memory_bandwidth", &T::memory_bandwidth}, Field{"gemm_efficiency", &T::gemm_efficiency},
       Field{"attention_efficiency", &T::attention_efficiency}, Field{"memory_efficiency", &T::memory_efficiency},
-      Field{"launch", &T::launch}, Field{"measured", &T::measured}, Field{"price_per_hour", &T::price_per_hour}};
+      Field{"launch", &T::launch}, Field{"sms", &T::sms}, Field{"host_bandwidth", &T::host_bandwidth},
+      Field{"measured", &T::measured}, Field{"price_per_hour", &T::price_per_hour}};
 };
 
 template <> struct Fields<Link> {

@@ -8,6 +8,7 @@ namespace llmplan {
 
 inline constexpr const char* kPlanSchema = "llmplan.plan/1";
 
+// `plan.digest` is digest(build(plan).programs), or empty for a strategy without a program.
 // Fills in what follows from the rest (compute order, checksums) and writes canonical text.
 std::string to_json(const Plan&);
 

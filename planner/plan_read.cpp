@@ -9,7 +9,7 @@
 #include "costmodel/estimate.h"
 #include "costmodel/profiles/node.h"
 #include "costmodel/profiles/quantity.h"
-#include "planner/lower.h"
+#include "planner/build.h"
 #include "planner/plan_checksum.h"
 #include "planner/plan_fields.h"
 #include "planner/plan_file.h"
@@ -224,7 +224,7 @@ void check_unedited(const Node& root, const Plan& plan) {
 void check_digest(const Node& n, const Plan& plan) {
   const Infeasible obstacle = why_not_lowerable(plan);
   if (!obstacle.constraint.empty() && plan.digest.empty()) return;  // only an estimate
-  const std::string now = obstacle.constraint.empty() ? digest(lower(plan)) : "none";
+  const std::string now = obstacle.constraint.empty() ? digest(build(plan).programs) : "none";
   if (now != plan.digest)
     fail(n, "E0335",
          fmt::format("the plan's inputs give program {}, it was made for {}: {}", now,
