@@ -15,6 +15,8 @@
 
 #include "costmodel/error.h"
 #include "costmodel/estimate.h"
+#include "executor/arena.h"
+#include "executor/cpu/cpu_backend.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
 #include "executor/rope_table.h"
@@ -356,6 +358,26 @@ std::vector<float> Ranks::read(State state, const std::string& name) const {
   std::vector<float> out(static_cast<std::size_t>(full_elements(*body_->find(name).front().param)));
   read(state, name, out);
   return out;
+}
+
+std::string Ranks::first_difference() const {
+  Body& b = *body_;
+  for (auto& [name, places] : b.places) {
+    const std::vector<float> expected = read(State::weights, name);
+    for (auto [stage, param] : places)
+      for (int dp = 0; dp < b.world_dp(); ++dp)
+        for (int tp = 0; tp < b.world_tp(); ++tp) {
+          auto weights = b.buffer<float>(b.rank_at(tp, dp, stage), b.train.programs[static_cast<std::size_t>(stage)].weights);
+          bool same = true;
+          for_each_run(*param, tp, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+            same = same && std::memcmp(&weights[static_cast<std::size_t>(param->begin + local)],
+                                       &expected[static_cast<std::size_t>(global)],
+                                       static_cast<std::size_t>(count) * sizeof(float)) == 0;
+          });
+          if (!same) return fmt::format("{} at tp {} dp {} stage {}", name, tp, dp, stage);
+        }
+  }
+  return "";
 }
 
 void Ranks::write(State state, const std::string& name, std::span<const float> values) {

@@ -1,1 +1,235 @@
 #include "executor/trainer.h"
+
+#include <fmt/format.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "costmodel/error.h"
+#include "costmodel/estimate.h"
+#include "executor/checkpoint.h"
+#include "executor/cpu/kernels.h"
+#include "executor/learning_rate.h"
+#include "executor/loader.h"
+#include "executor/memory.h"
+#include "executor/metrics.h"
+#include "executor/op_times.h"
+#include "executor/ranks.h"
+#include "executor/statistics.h"
+
+namespace llmplan {
+namespace fs = std::filesystem;
+namespace {
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+void require_runnable(const Plan& plan, const RunOptions& options) {
+  if (!plan.cluster.device.cpu)
+    throw Error("E0341", Exit::environment,
+                fmt::format("the plan is for {}, and this build runs on CPUs", plan.cluster.name),
+                "plan for this machine: llmplan tune MODEL --cluster local --precision fp32");
+  if (plan.workload.precision != DType::fp32)
+    throw Error("E0510", Exit::environment,
+                fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(plan.workload.precision)),
+                "plan again with --precision fp32");
+  if (options.steps < 1)
+    throw Error("E0342", Exit::usage, fmt::format("{} steps are not a run", options.steps), "give --steps 1 or more");
+  if (!(options.held_out >= 0 && options.held_out < 1))
+    throw Error("E0342", Exit::usage, fmt::format("a held-out part of {} is not a fraction", options.held_out),
+                "give a number from 0 up to, not including, 1");
+}
+
+// A directory for one run: locked, rid of what a killed run left half written, and either fresh or resumed.
+class RunDirectory {
+ public:
+  RunDirectory(const RunOptions& options) : path_(options.out) {
+    make_directory(path_);
+    lock_.emplace(path_);
+    std::error_code ignored;
+    for (const std::string& folder : {path_, checkpoints(), path_ + "/hf"})
+      for (auto& entry : fs::directory_iterator(folder, ignored))
+        if (entry.path().extension() == ".tmp") fs::remove(entry.path(), ignored);
+    resume_from_ = latest_checkpoint(checkpoints());
+    if (options.resume) return;
+    if (resume_from_ || fs::exists(path_ + "/metrics.jsonl", ignored))
+      throw Error("E0506", Exit::environment, fmt::format("{} already holds a run", path_),
+                  "continue it with --resume, or choose another directory with --out");
+  }
+
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
+  const std::optional<std::string>& resume_from() const { return resume_from_; }
+
+  // Before hours of work: is there room for a checkpoint and the export?
+  void require_space(std::int64_t parameters) const {
+    struct statvfs s {};
+    if (::statvfs(path_.c_str(), &s) != 0 || s.f_blocks == 0) return;
+    const double free = static_cast<double>(s.f_bavail) * static_cast<double>(s.f_frsize);
+    const double need = static_cast<double>(parameters) * 4 * (3 + 1);
+    if (free < need)
+      throw Error("E0502", Exit::environment,
+                  fmt::format("the disk of {} has {:.1f} MiB free, a checkpoint and the exported weights need {:.1f} MiB", path_,
+                              free / (1 << 20), need / (1 << 20)),
+                  "free some space, or choose a directory on another disk with --out");
+  }
+
+ private:
+  std::string path_;
+  std::optional<DirectoryLock> lock_;
+  std::optional<std::string> resume_from_;
+};
+
+Identity identity_of(const Plan& plan, std::int64_t seq, const Tokens& tokens, const RunOptions& options) {
+  return {{"model", plan.model.name},
+          {"sequence length", std::to_string(seq)},
+          {"global batch", std::to_string(plan.workload.global_batch)},
+          {"seed", std::to_string(plan.workload.seed)},
+          {"tokens of data", std::to_string(tokens.size())},
+          {"held-out part", fmt::format("{}", options.held_out)}};
+}
+
+struct Rates { double tokens_per_s, tflops_per_device, mfu; };
+Rates rates(const Plan& plan, std::int64_t tokens_per_step, double seconds) {
+  double flops = step_flops(plan.model, plan.workload, plan.strategy).model_causal.value / seconds /
+                 static_cast<double>(plan.strategy.devices());
+  auto peak = plan.cluster.device.peak.find(plan.workload.precision);
+  bool known = peak != plan.cluster.device.peak.end() && peak->second.value > 0;
+  return {static_cast<double>(tokens_per_step) / seconds, flops / 1e12, known ? flops / peak->second.value : -1};
+}
+
+// What one rank, the largest, has of the process's peak: its arena and an equal share of the rest.
+struct Usage { Bytes largest{}, sum{}, process{}; Bytes per_rank() const; int ranks = 1; };
+Usage usage(const Ranks& ranks) {
+  Usage u;
+  u.ranks = ranks.size();
+  for (int r = 0; r < ranks.size(); ++r) {
+    u.sum += ranks.allocated_arena(r);
+    u.largest = std::max(u.largest, ranks.allocated_arena(r));
+  }
+  u.process = process_peak();
+  return u;
+}
+Bytes Usage::per_rank() const { return largest + std::max(process - sum, Bytes{}) / ranks; }
+
+void require_finite(const StepMetrics& m, const std::string& checkpoint) {
+  if (std::isfinite(m.loss) && std::isfinite(m.grad_norm)) return;
+  throw Error("E0701", Exit::non_finite,
+              fmt::format("step {}: the {} is {}", m.step, std::isfinite(m.loss) ? "gradient norm" : "loss",
+                          std::isfinite(m.loss) ? m.grad_norm : m.loss),
+              fmt::format("nothing of this step was saved{}; try a lower learning rate, a longer warm-up or clipping",
+                          checkpoint.empty() ? "" : ", and --resume continues from " + checkpoint));
+}
+
+}  // namespace
+
+RunReport train(const Plan& plan, const RunOptions& options, const std::function<void(const StepMetrics&)>& on_step) {
+  require_runnable(plan, options);
+  const std::int64_t seq = sequence_length(plan.model, plan.workload), batch = plan.workload.global_batch;
+  auto tokens = open_tokens(options.data, plan.model.vocab_size);
+  Loader loader(*tokens, seq, options.held_out, plan.workload.seed);
+  check_ids(*tokens);
+  require_memory(plan);
+
+  RunDirectory directory(options);
+  directory.require_space(parameters(plan.model));
+  Ranks ranks(plan, options.stop);
+  const Identity identity = identity_of(plan, seq, *tokens, options);
+  Progress progress;
+  std::string saved;
+  if (directory.resume_from()) {
+    saved = *directory.resume_from();
+    progress = load_checkpoint(saved, ranks, identity);
+  } else if (!options.init.empty()) {
+    load_weights(options.init, ranks);
+  } else {
+    ranks.init(plan.workload.seed);
+  }
+  const std::string report_path = options.out + "/report.json";
+  if (progress.step >= options.steps && fs::exists(report_path))  // nothing is left to do
+    return report_from_json(read_file(report_path), report_path);
+
+  MetricsLog log(options.out + "/metrics.jsonl", progress.step);
+  OpTimes op_times(plan, ranks);
+  std::vector<double> step_times;
+  double last_loss = 0, held_out_loss = -1;
+  auto evaluate = [&] {
+    std::int64_t count = options.eval_batches * plan.strategy.micro_batch * plan.strategy.dp;
+    return ranks.evaluate(options.eval_batches, [&](std::int64_t i, auto ids, auto targets) { loader.held_out(i, count, ids, targets); });
+  };
+  auto due = [](std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; };
+  auto stopping = [&] { return options.stop && *options.stop > 0; };
+
+  bool stopped = false, is_saved = true;
+  while (progress.step < options.steps && !(stopped = stopping())) {
+    StepMetrics m;
+    m.step = progress.step + 1;
+    m.lr = learning_rate(plan.workload.optimizer, m.step, options.steps);
+    StepResult result = ranks.step({m.step, m.lr}, [&](std::int64_t i, auto ids, auto targets) {
+      loader.train(progress.samples + i, ids, targets);
+    });
+    progress = {m.step, progress.samples + batch};
+    is_saved = false;
+    op_times.add(ranks);
+    step_times.push_back(result.time.value);
+
+    Rates r = rates(plan, batch * seq, result.time.value);
+    m.time = unix_seconds();
+    m.loss = last_loss = result.loss;
+    m.grad_norm = result.grad_norm;
+    m.tokens = progress.samples * seq;
+    m.step_s = result.time.value;
+    m.tokens_per_s = r.tokens_per_s;
+    m.tflops_per_device = r.tflops_per_device;
+    m.mfu = r.mfu;
+    m.memory = usage(ranks).per_rank();
+    const bool last = m.step == options.steps;
+    if (std::isfinite(m.loss) && options.eval_batches > 0 && loader.has_held_out() && (last || due(m.step, options.eval_every)))
+      m.held_out_loss = held_out_loss = evaluate();
+    log.write(m);
+    if (on_step) on_step(m);
+    require_finite(m, saved);
+    if (last || due(m.step, options.checkpoint_every) || stopping()) {
+      save_checkpoint(directory.checkpoints(), ranks, progress, identity);
+      saved = latest_checkpoint(directory.checkpoints()).value_or("");
+      is_saved = true;
+    }
+  }
+  if (!is_saved) save_checkpoint(directory.checkpoints(), ranks, progress, identity);
+
+  RunReport report;
+  report.stopped = stopped;
+  report.plan_digest = plan.digest;
+  report.predicted = plan.prediction;
+  // The first step pays for what happens once: caches, threads that start.
+  if (step_times.size() > 3) step_times.erase(step_times.begin());
+  const double median = quantile(step_times, 0.5);
+  const Usage u = usage(ranks);
+  if (median > 0) {
+    Rates r = rates(plan, batch * seq, median);
+    report.measured = {{median}, r.tokens_per_s, r.tflops_per_device, r.mfu, u.largest, u.per_rank()};
+  }
+  report.p5_step = {quantile(step_times, 0.05)};
+  report.p95_step = {quantile(step_times, 0.95)};
+  report.per_op = op_times.result();
+  report.first_loss = log.first_loss().value_or(last_loss);
+  report.last_loss = last_loss;
+  report.held_out_loss = held_out_loss;
+  report.steps = progress.step;
+  report.tokens = progress.samples * seq;
+  report.ranks = u.ranks;
+  report.arenas = u.sum;
+  report.process_peak = u.process;
+  report.reserve = plan.cluster.device.reserve;
+  report.device = plan.cluster.device.name;
+  report.versions = {{"kernels", std::string(cpu::instruction_set())}, {"compiler", __VERSION__}};
+  if (options.trace && !step_times.empty()) write_file(options.out + "/trace.json", trace_json(ranks));
+  if (!stopped) export_weights(options.out + "/hf", ranks, plan.model);
+  write_file(report_path, to_json(report) + "\n");
+  return report;
+}
+
+}  // namespace llmplan

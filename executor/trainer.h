@@ -45,6 +45,10 @@ struct RunReport {  // report.json, schema llmplan.report/1
   std::vector<OpKindTime> per_op;    // seconds of one step, summed over the instructions of the slowest stage
   double first_loss = 0, last_loss = 0, held_out_loss = -1;
   std::int64_t steps = 0, tokens = 0;
+  // The process: all ranks' arenas, and the most that was ever resident. What is outside the arenas is
+  // the process itself, its libraries and buffers of the reader and the checkpoint writer.
+  int ranks = 1;
+  Bytes arenas{}, process_peak{}, reserve{};
   std::string device;
   std::map<std::string, std::string> versions;
   bool stopped = false;              // on request, after a checkpoint
