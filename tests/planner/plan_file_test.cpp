@@ -206,7 +206,7 @@ TEST_CASE("an edit that is consistent is still found, and its section named") {
   edited("\"lr\":0.0006", "\"lr\":0.0007", "workload");
   edited("\"price_per_hour\": 2.5", "\"price_per_hour\": 2.25", "cluster");
   edited("\"recompute_layers\": 1", "\"recompute_layers\": 2", "strategy");
-  edited("\"arena_bytes\": 123456789", "\"arena_bytes\": 123456788", "prediction");
+  edited("\"arena_bytes\":123456789", "\"arena_bytes\":123456788", "prediction");
 }
 
 TEST_CASE("a program other than the predicted one is refused") {
