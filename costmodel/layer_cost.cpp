@@ -292,9 +292,11 @@ double kept_bytes(const ModelConfig& m, const Dims& x, const Runtime& r, Recompu
   }
   double kept = 2 * norm + attention + mlp + 2 * stream * mask + r.pointwise_saved * stream;
   if (recompute == Recompute::selective && r.selective == Selective::matmuls) {
-    // Every other product's output is kept, nothing pointwise.
-    kept = stream * e + (attention + e * x.rows * x.hidden + e * x.rows * x.ffn * (x.gated ? 2 : 1)) / 2 +
-           e * x.rows * x.attn / 2;
+    // Of q, k, v, o, gate, up and down every second product is kept, and the attention kernel's output; beside
+    // them the layer's input.
+    kept = e * (2 * stream + x.rows * (x.q + x.kv / 2 + x.attn) +
+                (moe ? x.expert_rows * x.expert_ffn + x.rows * x.shared_ffn : x.rows * x.ffn)) +
+           (x.unfused ? 0 : x.rows * x.heads * 4);
   }
   return kept;
 }

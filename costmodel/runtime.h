@@ -57,11 +57,15 @@ struct Runtime {
   double activation_copies = 1;     // tensors of the MLP's width that are kept beside gate and up
   double pointwise_saved = 0;       // further bytes kept per token and layer, as a multiple of hidden
   double logits_bytes = 6;          // bytes alive per logit when the loss is computed
+  bool whole_logits = false;        // tp ranks gather the vocabulary for the loss
+  bool gradient_placeholders = false; // TransformerEngine: a low-precision tensor per weight shape, never read
   double zero3_layers = 2;          // gathered layers alive at once
   Bytes bucket{};                   // communication buffers
   Bytes reserve{};                  // beyond the device's: workspaces, communicators
   double fragmentation = 0;         // share by which the allocator exceeds what is alive
   Selective selective = Selective::attention;
+  // How far measured runs were off, nine times out of ten, relative; -1: never held against any.
+  double uncertainty_time = -1, uncertainty_memory = -1;
   std::int64_t vocab_multiple = 1;  // vocabulary is padded to a multiple of this times tp
   bool operator==(const Runtime&) const = default;
 };

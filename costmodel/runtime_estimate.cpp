@@ -53,6 +53,8 @@ class RuntimeEstimate {
     price();
     memory(e);
     time(e);
+    e.uncertainty_time = runtime_.uncertainty_time;
+    e.uncertainty_memory = runtime_.uncertainty_memory;
     return e;
   }
 
@@ -157,7 +159,7 @@ class RuntimeEstimate {
     if (share > 0) in_layer += std::max(0.0, kept_bytes(model_, dims_, r, Recompute::none, s.moe > 0) - kept(s.moe > 0));
     double activations = flying(i) * saved;
     if (st.offload.activations) activations = std::min(activations, saved / std::max(1.0, d(s.layers())) * 2);
-    const double logits = s.last ? dims_.rows * dims_.vocab * r.logits_bytes : 0;
+    const double logits = s.last ? dims_.rows * dims_.vocab * (r.whole_logits ? dims_.tp : 1) * r.logits_bytes : 0;
     if (s.last) activations += 2 * stream;  // the final norm's input and output
     if (logits > in_layer) {
       m.logits = bytes(logits);
@@ -170,6 +172,11 @@ class RuntimeEstimate {
     if (st.zero >= 3 && shards_ > 1) {
       const double layer = std::max(has_dense_ ? dense_layer_.dense : 0.0, has_moe_ ? moe_layer_.dense + moe_layer_.experts : 0.0);
       buffers += e * (r.zero3_layers * layer + (s.first || s.last ? table_ : 0));
+    }
+    if (r.gradient_placeholders && r.gradient_bytes >= 4) {
+      double shapes = s.last ? table_ : 0;
+      shapes += s.moe > 0 ? moe_layer_.dense + moe_layer_.experts / std::max(1.0, dims_.local_experts) : dense_layer_.dense;
+      buffers += e * shapes;
     }
     m.buffers = bytes(buffers);
     const double alive = static_cast<double>((m.weights + m.gradients + m.optimizer + m.activations + m.logits + m.buffers).value);

@@ -52,12 +52,16 @@ const std::vector<RuntimeField>& runtime_fields() {
       {"activation_copies", &R::activation_copies},
       {"pointwise_saved", &R::pointwise_saved},
       {"logits_bytes", &R::logits_bytes},
+      {"whole_logits", &R::whole_logits},
+      {"gradient_placeholders", &R::gradient_placeholders},
       {"zero3_layers", &R::zero3_layers},
       {"bucket", &R::bucket},
       {"reserve", &R::reserve},
       {"fragmentation", &R::fragmentation},
       {"selective", &R::selective},
       {"vocab_multiple", &R::vocab_multiple},
+      {"uncertainty_time", &R::uncertainty_time},
+      {"uncertainty_memory", &R::uncertainty_memory},
   };
   return fields;
 }
