@@ -28,6 +28,8 @@ namespace {
 
 using std::int64_t;
 
+constexpr double kHoldingPays = 0.04;
+
 constexpr int64_t align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 struct Life {
@@ -80,7 +82,7 @@ class Region {
   int64_t end_ = 0;
 };
 
-std::vector<Life> lifetimes(const Program& program) {
+std::vector<Life> lifetimes(const Program& program, bool held) {
   const Order order(program);
   const auto n = static_cast<InstrId>(program.instrs.size());
   std::vector<InstrId> previous(n, -1), next(n, n);  // on the same stream
@@ -116,13 +118,13 @@ std::vector<Life> lifetimes(const Program& program) {
       if (f < 0) continue;
       if (f == life.first || !order.before(life.first, f)) {
         life.received[s] = f;
-        if (previous[f] >= 0) life.birth = std::min(life.birth, previous[f]);
+        if (held && previous[f] >= 0) life.birth = std::min(life.birth, previous[f]);
       }
       const bool over = std::any_of(last[b].begin(), last[b].end(), [&](InstrId x) {
         return x >= 0 && x != l && order.stream(x) == Stream::compute && order.before(l, x);
       });
       if (over) continue;
-      life.death = std::max(life.death, next[l]);
+      if (held) life.death = std::max(life.death, next[l]);
       life.sent[s] = l;
     }
   }
@@ -165,8 +167,8 @@ struct Packing {
 struct Lives {
   std::vector<Life> of;
   Calendar births, deaths;
-  Lives(const Program& p, InstrId n)
-      : of(lifetimes(p)), births(of, &Life::birth, n), deaths(of, &Life::death, n) {}
+  Lives(const Program& p, InstrId n, bool held)
+      : of(lifetimes(p, held)), births(of, &Life::birth, n), deaths(of, &Life::death, n) {}
 };
 
 // Of one space; transients that live for more than `split` instructions go to a region of their own.
@@ -216,18 +218,28 @@ int64_t live_peak(const Program& program, const Lives& lives) {
   return peak;
 }
 
+// With or without a region for what lives long, whichever is smaller; `enough` ends the search.
+Packing best_packing(const Program& program, Space space, const Lives& lives, double enough) {
+  const auto n = static_cast<InstrId>(program.instrs.size());
+  Packing best = pack(program, space, lives, n + 1);
+  for (InstrId split = 8; split < n && static_cast<double>(best.total()) > enough; split *= 4)
+    if (Packing p = pack(program, space, lives, split); p.total() < best.total()) best = std::move(p);
+  return best;
+}
+
 }  // namespace
 
 Layout place(Program& program) {
   const auto n = static_cast<InstrId>(program.instrs.size());
-  const Lives lives(program, n);
+  const Lives held(program, n, true);
   Layout layout;
   layout.offset.resize(program.buffers.size());
-  layout.live_peak = {live_peak(program, lives)};
+  layout.live_peak = {live_peak(program, held)};
+  const auto bound = static_cast<double>(layout.live_peak.value);
   for (const Space space : {Space::device, Space::host}) {
-    Packing best = pack(program, space, lives, n + 1);
-    for (InstrId split = 8; split < n && best.total() > 1.01 * layout.live_peak.value; split *= 4)
-      if (Packing p = pack(program, space, lives, split); p.total() < best.total()) best = std::move(p);
+    Packing best = best_packing(program, space, held, 1.01 * bound);
+    if (static_cast<double>(best.total()) > (1 + kHoldingPays) * bound)
+      best = best_packing(program, space, Lives(program, n, false), 1.01 * bound);
     std::array<int64_t, kRegions> begin{};
     for (int r = 1; r < kRegions; ++r) begin[r] = begin[r - 1] + best.size[r - 1];
     for (std::size_t b = 0; b < program.buffers.size(); ++b)
