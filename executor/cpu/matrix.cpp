@@ -84,9 +84,9 @@ void GemmRun::share_a() {
   const i64 height = std::min(ceil_div(op.m, t.gemm_rows), std::max<i64>(8, kSharedFloats / (t.gemm_row_floats * t.gemm_rows))) * t.gemm_rows;
   const i64 passes = std::min(ceil_div(op.k, depth), std::max<i64>(1, kSharedFloats / packed_a(height)));
   float* shared = scratch(ScratchUse::shared, packed_a(height) * passes);
-  const i64 panels = ceil_div(op.n, t.gemm_panel);
+  const i64 panels = ceil_div(op.n, t.gemm_panel), most_panels = std::max<i64>(1, kTileFloats / (t.gemm_panel * depth));
   for (i64 i0 = 0; i0 < op.m; i0 += height) {
-    const i64 m = std::min(height, op.m - i0), strips = ceil_div(m, t.gemm_rows);
+    const i64 m = std::min(height, op.m - i0);
     for (i64 k0 = 0; k0 < op.k; k0 += passes * depth) {
       const i64 k1 = std::min(op.k, k0 + passes * depth);
       // With columns as strips, a strip's place depends on the pass's depth: pack whole passes.
@@ -95,13 +95,12 @@ void GemmRun::share_a() {
         for (i64 q = threads == 1 ? 0 : i; q < (threads == 1 ? pieces : i + 1); ++q)
           t.pack_a(a_at(i0, k0 + q * depth), lda(), op.a_transposed, m, std::min(depth, k1 - k0 - q * depth), shared + q * packed_a(height));
       });
-      const i64 column_tiles = std::clamp<i64>(std::max(tiles_wanted(), panels / 4), 1, panels);
-      const i64 row_tiles = std::clamp<i64>(tiles_wanted() / column_tiles, 1, strips);
-      (void)row_tiles;
+      const i64 column_tiles = std::clamp<i64>(std::max(tiles_wanted(), panels / most_panels), 1, panels);
       pool.parallel_for(column_tiles, [&](i64 i) {
-        float* own = scratch(ScratchUse::tile, packed_b(t.gemm_panel, depth));
-        for (i64 panel = i * panels / column_tiles; panel < (i + 1) * panels / column_tiles; ++panel) {
-          const i64 j = panel * t.gemm_panel, jn = std::min(t.gemm_panel, op.n - j);
+        float* own = scratch(ScratchUse::tile, packed_b(most_panels * t.gemm_panel, depth));
+        const i64 end = std::min(op.n, (i + 1) * panels / column_tiles * t.gemm_panel);
+        for (i64 j = i * panels / column_tiles * t.gemm_panel; j < end; j += most_panels * t.gemm_panel) {
+          const i64 jn = std::min(most_panels * t.gemm_panel, end - j);
           for (i64 p = k0, q = 0; p < k1; p += depth, ++q) {
             const i64 kn = std::min(depth, k1 - p);
             t.pack_b(b_at(p, j), ldb(), op.b_transposed, jn, kn, own);

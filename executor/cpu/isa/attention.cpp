@@ -50,11 +50,54 @@ void transpose_keys(const float* from, i64 stride, i64 seq, i64 d, i64 block_beg
   }
 }
 
+// Scores s of a block of keys become 2^(s − the row's maximum so far); what was summed under a smaller
+// maximum, in `total` and `o`, shrinks to match.
+void softmax_block(bool causal, i64 rows, i64 seq, i64 r0, i64 k0, float* s, float* now, float* biggest, float* total, float* o,
+                   i64 dp) {
+  const bool whole = visible(causal, seq, r0, k0) == kBlock;
+  for (i64 i = 0; i < rows; ++i) {
+    float* p = s + i * kScorePitch;
+    if (!whole)
+      for (i64 j = visible(causal, seq, r0 + i, k0); j < kBlock; ++j) p[j] = -kInf;
+    Vec m = load(p);
+#pragma GCC unroll 4
+    for (i64 j = kLanes; j < kBlock; j += kLanes) m = max(load(p + j), m);
+    now[i] = max_lane(m);
+  }
+  for (i64 i = rows; i < kBlock; ++i) now[i] = biggest[i];
+  Vec changed{};
+  for (i64 i = 0; i < kBlock; i += kLanes) {
+    const Vec before = load(biggest + i), m = max(before, load(now + i));
+    // A row without a key yet has before = −inf: 2^(−inf) = 0 is right, 2^(−inf + inf) would not be.
+    const Vec shrink = exp2(before - m);
+    store(biggest + i, m);
+    store(now + i, shrink);
+    changed += 1.0f - shrink;
+  }
+  if (k0 > 0 && sum(changed) != 0)
+    for (i64 i = 0; i < rows; ++i) {
+      if (now[i] == 1.0f) continue;
+      store(total + i * kLanes, load(total + i * kLanes) * now[i]);
+      for (i64 j = 0; j < dp; j += kLanes) store(o + i * dp + j, load(o + i * dp + j) * now[i]);
+    }
+  for (i64 i = 0; i < rows; ++i) {
+    float* p = s + i * kScorePitch;
+    Vec sums = load(total + i * kLanes);
+#pragma GCC unroll 4
+    for (i64 j = 0; j < kBlock; j += kLanes) {
+      const Vec e = exp2(load(p + j) - biggest[i]);
+      store(p + j, e);
+      sums += e;
+    }
+    store(total + i * kLanes, sums);
+  }
+}
+
 }  // namespace
 
 i64 attention_scratch(i64 seq, i64 head_dim) {
   const i64 dp = padded(head_dim);
-  return blocks(seq) * kBlock * (head_dim + dp) + kBlock * (2 * dp + kScorePitch + 2);
+  return blocks(seq) * kBlock * (head_dim + dp) + kBlock * (2 * dp + kScorePitch + 2 + kLanes);
 }
 
 void attention(const Attention& op, const AttentionRange& range, const float* qkv, float* out, float* lse,
@@ -68,7 +111,8 @@ void attention(const Attention& op, const AttentionRange& range, const float* qk
   float* o = q + kBlock * dp;
   float* s = o + kBlock * dp;
   float* biggest = s + kBlock * kScorePitch;
-  float* total = biggest + kBlock;
+  float* now = biggest + kBlock;
+  float* total = now + kBlock;            // [kBlock][kLanes]: a row's sum, not yet folded
   const float scale = kLog2e / __builtin_sqrtf(static_cast<float>(d));
 
   transpose_keys(qkv + at.k, at.stride, keys, d, 0, key_blocks, kt);
@@ -79,40 +123,19 @@ void attention(const Attention& op, const AttentionRange& range, const float* qk
     for (i64 r0 = range.row_begin; r0 < range.row_end; r0 += kBlock) {
       const i64 rows = min(kBlock, range.row_end - r0);
       copy_rows(qkv + at.q + g * d, at.stride, r0, r0 + rows, d, scale, q, dp);
-      for (i64 i = 0; i < kBlock; ++i) biggest[i] = -kInf, total[i] = 0;
+      for (i64 i = 0; i < kBlock; ++i) biggest[i] = i < rows ? -kInf : 0;
+      for (i64 i = 0; i < kBlock * kLanes; ++i) total[i] = 0;
       const i64 end = op.causal ? r0 + rows : seq;
       for (i64 k0 = 0; k0 < end; k0 += kBlock) {
         block_gemm<A::rows>(rows, kBlock, d, q, dp, kt + k0 * d, kBlock, s, kScorePitch, false);
-        for (i64 i = 0; i < rows; ++i) {
-          float* p = s + i * kScorePitch;
-          const i64 n = visible(op.causal, seq, r0 + i, k0);
-          for (i64 j = n; j < kBlock; ++j) p[j] = -kInf;
-          Vec m = load(p);
-          for (i64 j = kLanes; j < kBlock; j += kLanes) m = max(load(p + j), m);
-          const float before = biggest[i], now = max_lane(m);
-          if (now > before) {
-            biggest[i] = now;
-            const float shrink = exp2(broadcast(before - now))[0];
-            total[i] *= shrink;
-            if (k0 > 0)
-              for (i64 j = 0; j < dp; j += kLanes) store(o + i * dp + j, load(o + i * dp + j) * shrink);
-          }
-          const float shift = biggest[i];
-          Vec sums{};
-          for (i64 j = 0; j < kBlock; j += kLanes) {
-            const Vec e = exp2(load(p + j) - shift);
-            store(p + j, e);
-            sums += e;
-          }
-          total[i] += sum(sums);
-        }
+        softmax_block(op.causal, rows, seq, r0, k0, s, now, biggest, total, o, dp);
         block_gemm<A::rows>(rows, dp, min(kBlock, keys - k0), s, kScorePitch, v + k0 * dp, dp, o, dp, k0 > 0);
       }
       for (i64 i = 0; i < rows; ++i) {
-        const float inverse = 1.0f / total[i];
+        const float row_total = sum(load(total + i * kLanes)), inverse = 1.0f / row_total;
         float* to = out + ((range.batch * seq + r0 + i) * op.heads + head) * d;
         for_columns(d, [&](i64 j, i64 n, bool part) { store(to + j, load(o + i * dp + j) * inverse, n, part); });
-        lse[(range.batch * op.heads + head) * seq + r0 + i] = biggest[i] * kLn2 + __builtin_logf(total[i]);
+        lse[(range.batch * op.heads + head) * seq + r0 + i] = biggest[i] * kLn2 + __builtin_logf(row_total);
       }
     }
   }

@@ -54,11 +54,17 @@ void pack_b(const float* b, i64 ldb, bool transposed, i64 columns, i64 depth, fl
     if (transposed) {
       transpose(b + j0 * ldb, ldb, jn, depth, to, kPanel);
     } else if (jn == kPanel) {
+      i64 wide = kPanel;  // of whole panels, taken together: more of each row at once
+      while (j0 + wide + kPanel <= columns) wide += kPanel;
       for (i64 p = 0; p < depth; ++p) {
         const float* from = b + p * ldb + j0;
-        if (p + 4 * kRowsAhead < depth) fetch(from + 4 * kRowsAhead * ldb, kPanel);
-        for (i64 j = 0; j < kPanel; j += kLanes) store(to + p * kPanel + j, load(from + j));
+        if (p + kRowsAhead < depth) fetch(from + kRowsAhead * ldb, wide);
+        float* panel = to + p * kPanel;
+        for (i64 w = 0; w < wide; w += kPanel, panel += kPanel * depth)
+          for (i64 j = 0; j < kPanel; j += kLanes) store(panel + j, load(from + w + j));
       }
+      j0 += wide - kPanel;
+      to += (wide - kPanel) * depth;
     } else {
       for (i64 p = 0; p < depth; ++p)
         for (i64 j = 0; j < jn; ++j) to[p * kPanel + j] = b[p * ldb + j0 + j];

@@ -54,19 +54,40 @@ inline void store_part(float* p, Vec v, i64 n) {
 }
 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
-inline float sum(Vec v) {  // a tree, the same on every instruction set of the same width
-  float x[kLanes];
-  __builtin_memcpy(x, &v, sizeof(v));
-  for (int step = kLanes / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) x[i] += x[i + step];
-  return x[0];
+
+// Folds a vector in half until one lane is left: always the same tree.
+template <int Step>
+inline Vec upper(Vec v) {  // lane i + Step in lane i, for i < Step
+#if LLMPLAN_LANES == 16
+  return __builtin_shufflevector(v, v, Step, Step + 1 % Step, Step + 2 % Step, Step + 3 % Step, Step + 4 % Step, Step + 5 % Step,
+                                 Step + 6 % Step, Step + 7 % Step, 0, 0, 0, 0, 0, 0, 0, 0);
+#elif LLMPLAN_LANES == 8
+  return __builtin_shufflevector(v, v, Step, Step + 1 % Step, Step + 2 % Step, Step + 3 % Step, 0, 0, 0, 0);
+#else
+  return __builtin_shufflevector(v, v, Step, Step + 1 % Step, 0, 0);
+#endif
+}
+inline float sum(Vec v) {
+#if LLMPLAN_LANES >= 16
+  v += upper<8>(v);
+#endif
+#if LLMPLAN_LANES >= 8
+  v += upper<4>(v);
+#endif
+  v += upper<2>(v);
+  v += upper<1>(v);
+  return v[0];
 }
 inline float max_lane(Vec v) {
-  float x[kLanes];
-  __builtin_memcpy(x, &v, sizeof(v));
-  for (int step = kLanes / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) x[i] = x[i] > x[i + step] ? x[i] : x[i + step];
-  return x[0];
+#if LLMPLAN_LANES >= 16
+  v = max(upper<8>(v), v);
+#endif
+#if LLMPLAN_LANES >= 8
+  v = max(upper<4>(v), v);
+#endif
+  v = max(upper<2>(v), v);
+  v = max(upper<1>(v), v);
+  return v[0];
 }
 
 constexpr float kInf = __builtin_inff();
