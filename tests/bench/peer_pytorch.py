@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,9 @@ import time
 
 # glibc would give the large activations back to the kernel after every use, and fault them in again.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-               "MALLOC_TOP_PAD_": str(64 << 20), "THP_MEM_ALLOC_ENABLE": "1"}
+               "MALLOC_TOP_PAD_": str(64 << 20), "THP_MEM_ALLOC_ENABLE": "1",
+               # Waiting threads sleep: on a shared machine a spinning one takes its own neighbour's core.
+               "OMP_WAIT_POLICY": "passive"}
 
 
 def unlock_mkl(folder):
@@ -164,39 +165,36 @@ class Trainer:
         return loss.item()
 
 
-def cpu_seconds():
-    r = resource.getrusage(resource.RUSAGE_SELF)
-    return r.ru_utime + r.ru_stime
-
-
 def measure(trainer, steps):
     wall, cpu, loss = [], [], 0.0
     for _ in range(steps):
-        c, t = cpu_seconds(), time.perf_counter()
+        c, t = time.process_time(), time.perf_counter()
         loss = trainer.step()
         wall.append(time.perf_counter() - t)
-        cpu.append(cpu_seconds() - c)
+        cpu.append(time.process_time() - c)
     return {"step_s": wall, "cpu_s": cpu, "tokens": trainer.batch * trainer.seq, "loss": loss}
 
 
-def gemm_rate(name, seq, batch, repeat=3):
-    """FLOP/s of the model's own matrix products, forward, input and weight gradient, alone."""
+def gemm_rate(name, seq, batch, repeat=5):
+    """FLOP/s, and FLOP per CPU second, of the model's own matrix products, forward, input and weight gradient, alone."""
     c, rows = read_model(name), seq * batch
     d, hd = c["hidden"], c["head_dim"]
     shapes = [((c["heads"] + 2 * c["kv_heads"]) * hd, d, c["layers"]), (d, c["heads"] * hd, c["layers"]),
               (2 * c["ffn"], d, c["layers"]), (d, c["ffn"], c["layers"]), (c["vocab"], d, 1)]
-    flops = seconds = 0.0
+    flops = seconds = cpu = 0.0
     for n, k, count in shapes:
         x, w, dy = torch.randn(rows, k), torch.randn(n, k), torch.randn(rows, n)
         for product in (lambda: F.linear(x, w), lambda: dy @ w, lambda: dy.t() @ x):
-            times = []
-            for _ in range(repeat + 1):
-                t = time.perf_counter()
+            wall, process = [], []
+            for _ in range(repeat):
+                c, t = time.process_time(), time.perf_counter()
                 product()
-                times.append(time.perf_counter() - t)
-            seconds += count * min(times[1:])
+                wall.append(time.perf_counter() - t)
+                process.append(time.process_time() - c)
+            seconds += count * min(wall)
+            cpu += count * min(process)
             flops += count * 2.0 * rows * n * k
-    return flops / seconds
+    return {"flops_per_s": flops / seconds, "flops_per_cpu_s": flops / cpu}
 
 
 # What a user could choose, by kind. Tried one after another, best kept.
@@ -245,7 +243,7 @@ def serve():
         if "versions" in request:
             reply = versions()
         elif "gemm" in request:
-            reply = {"flops_per_s": gemm_rate(request["gemm"], request["seq"], request["batch"])}
+            reply = gemm_rate(request["gemm"], request["seq"], request["batch"])
         elif "best" in request:
             settings, rate = best_settings(request["best"], request["seq"], request["kind"],
                                            request["batches"], log)
@@ -287,7 +285,7 @@ def main():
             settings, rate = best_settings(name, args.seq, kind, args.batch, log)
             gemm = gemm_rate(name, args.seq, settings["batch"])
             results.append({"model": name, "kind": kind, "settings": settings, "tokens_per_s": rate,
-                            "gemm_flops_per_s": gemm})
+                            "gemm": gemm})
     print(json.dumps({"threads": args.threads, "seq": args.seq, **versions(), "results": results}, indent=1))
 
 
