@@ -30,12 +30,12 @@ struct Row {
 std::vector<Row> rows_for(const Inputs& in) {
   std::vector<Row> rows;
   if (in.strategy) {
-    rows.push_back({*in.strategy, estimate(in.model, in.cluster, in.workload, *in.strategy)});
+    rows.push_back({*in.strategy, price(in, *in.strategy)});
     if (const auto* why = std::get_if<Infeasible>(&rows.front().result)) throw to_error(*why);
     return rows;
   }
   for (const Strategy& s : candidates(in.model, in.cluster))
-    rows.push_back({s, estimate(in.model, in.cluster, in.workload, s)});
+    rows.push_back({s, price(in, s)});
   return rows;
 }
 

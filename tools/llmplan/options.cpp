@@ -8,6 +8,7 @@
 #include "costmodel/error.h"
 #include "costmodel/estimate.h"
 #include "costmodel/profiles/profiles.h"
+#include "costmodel/profiles/runtime_profile.h"
 #include "tools/llmplan/format.h"
 #include "tools/llmplan/strategy_fields.h"
 
@@ -149,7 +150,7 @@ void add_strategy(CLI::App& app, Typed& typed) {
 
 void add_limits(CLI::App& app, Typed& typed) {
   const std::string group = "Limits (lists: --tp 1,2,4; what is left out is searched)";
-  for (const char* name : {"tp", "pp", "dp", "micro_batch", "zero", "sp", "recompute", "schedule", "layers_per_stage"}) {
+  for (const char* name : {"tp", "pp", "vpp", "cp", "ep", "dp", "micro_batch", "zero", "sp", "recompute", "schedule", "layers_per_stage"}) {
     const StrategyField& f = *find_field(name);
     if (f.name == "sp") {
       app.add_flag_callback("--sp", [&typed] { typed.limits["--sp"] = "on"; }, f.help)->group(group);
@@ -161,8 +162,9 @@ void add_limits(CLI::App& app, Typed& typed) {
 }
 
 Inputs read_inputs(const Typed& typed) {
-  Inputs in{.model_text = typed.model, .model = read_model(typed.model), .cluster = read_cluster(typed.cluster), .workload = {}, .strategy = {}};
+  Inputs in{.model_text = typed.model, .model = read_model(typed.model), .cluster = read_cluster(typed.cluster), .workload = {}, .strategy = {}, .runtime = {}};
   in.workload = read_workload(typed, in.model, in.cluster);
+  if (in.workload.runtime != "llmplan") in.runtime = read_runtime(in.workload.runtime);
   if (typed.strategy.empty()) {
     if (in.workload.global_batch == 0)
       in.workload.global_batch = default_global_batch(in.cluster, in.workload.seq, in.cluster.devices());
@@ -175,6 +177,11 @@ Inputs read_inputs(const Typed& typed) {
   derive_batches(s, in.workload, typed, in.cluster);
   in.strategy = s;
   return in;
+}
+
+std::variant<Estimate, Infeasible> price(const Inputs& in, const Strategy& s) {
+  return in.runtime ? estimate(in.model, in.cluster, in.workload, s, *in.runtime)
+                    : estimate(in.model, in.cluster, in.workload, s);
 }
 
 Limits read_limits(const Typed& typed) {
@@ -192,6 +199,9 @@ Limits read_limits(const Typed& typed) {
   };
   list("tp", limits.tp, &Strategy::tp);
   list("pp", limits.pp, &Strategy::pp);
+  list("vpp", limits.vpp, &Strategy::vpp);
+  list("cp", limits.cp, &Strategy::cp);
+  list("ep", limits.ep, &Strategy::ep);
   list("dp", limits.dp, &Strategy::dp);
   list("micro_batch", limits.micro_batch, &Strategy::micro_batch);
   list("zero", limits.zero, &Strategy::zero);

@@ -5,10 +5,12 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include <CLI/CLI.hpp>
 
 #include "costmodel/cluster.h"
+#include "costmodel/estimate.h"
 #include "costmodel/model.h"
 #include "costmodel/strategy.h"
 #include "planner/search.h"
@@ -31,8 +33,10 @@ struct Inputs {
   Cluster cluster;
   Workload workload;                  // seq and global_batch filled in
   std::optional<Strategy> strategy;   // empty when no strategy flag was given
+  std::optional<Runtime> runtime;     // the software that is modelled, if it is not llmplan itself
 };
 Inputs read_inputs(const Typed&);
+std::variant<Estimate, Infeasible> price(const Inputs&, const Strategy&);
 Limits read_limits(const Typed&);
 
 // A step of about a million tokens (8192 on a CPU), in whole micro-batches of every rank.

@@ -1,0 +1,20 @@
+// What would make a training run fit that does not.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "costmodel/estimate.h"
+#include "planner/search.h"
+
+namespace llmplan::cli {
+
+struct Relaxation {
+  std::string change;   // "--seq 2048", "16 devices instead of 8"
+  Estimate result;      // the best strategy that fits then, estimated, not guessed
+};
+// The smallest step in each direction that fits, from strategies that came closest.
+std::vector<Relaxation> relaxations(const ModelConfig&, const Cluster&, const Workload&, const Limits&,
+                                    const std::vector<Estimate>& closest);
+
+}  // namespace llmplan::cli
