@@ -43,8 +43,8 @@ void norm(Emit& emit, const ModelConfig& m, std::string_view name, std::int64_t 
   if (m.norm_bias) emit(Piece{name, ".bias", width});
 }
 
-// DeepSeek-V2 (arXiv:2405.04434, section 2.1): queries and keys/values pass through low-rank latents, and
-// one rotary key is shared by all heads.
+// DeepSeek-V2 (arXiv:2405.04434, section 2.1): queries and keys/values pass through low-rank
+// latents, and one rotary key is shared by all heads.
 template <class Emit>
 void latent_attention(Emit& emit, const ModelConfig& m, const TensorNames& n) {
   const std::int64_t heads = m.num_attention_heads, qk = m.qk_nope_head_dim + m.qk_rope_head_dim;
@@ -58,14 +58,16 @@ void latent_attention(Emit& emit, const ModelConfig& m, const TensorNames& n) {
   linear(emit, "self_attn.kv_a_proj_with_mqa", m.kv_lora_rank + m.qk_rope_head_dim, m.hidden_size,
          m.qkv_bias);
   emit(Piece{"self_attn.kv_a_layernorm", ".weight", m.kv_lora_rank});
-  linear(emit, "self_attn.kv_b_proj", heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank, false);
+  linear(emit, "self_attn.kv_b_proj", heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank,
+         false);
   linear(emit, n.o, m.hidden_size, heads * m.v_head_dim, m.attention_out_bias);
 }
 
 template <class Emit>
 void attention(Emit& emit, const ModelConfig& m, const TensorNames& n) {
   if (m.kv_lora_rank) return latent_attention(emit, m, n);
-  const std::int64_t q = m.num_attention_heads * m.head_dim, kv = m.num_key_value_heads * m.head_dim;
+  const std::int64_t q = m.num_attention_heads * m.head_dim,
+                     kv = m.num_key_value_heads * m.head_dim;
   if (!n.qkv.empty()) {
     linear(emit, n.qkv, q + 2 * kv, m.hidden_size, m.qkv_bias, n.transposed);
   } else {
@@ -92,12 +94,15 @@ void dense_mlp(Emit& emit, const ModelConfig& m, const TensorNames& n) {
   linear(emit, n.down, h, f, m.mlp_bias, n.transposed);
 }
 
-// The router, one expert (flagged, so that the caller repeats it num_experts times), the shared expert.
+// The router, one expert (flagged, so that the caller repeats it num_experts times), the shared
+// expert.
 template <class Emit>
 void moe_mlp(Emit& emit, const ModelConfig& m, const TensorNames& n) {
-  const std::int64_t h = m.hidden_size, f = m.moe_intermediate_size, s = m.shared_expert_intermediate_size;
+  const std::int64_t h = m.hidden_size, f = m.moe_intermediate_size,
+                     s = m.shared_expert_intermediate_size;
   linear(emit, n.router, m.num_experts, h, false);
-  if (m.router_bias) emit(Piece{n.router, ".e_score_correction_bias", m.num_experts, 0, false, true});
+  if (m.router_bias)
+    emit(Piece{n.router, ".e_score_correction_bias", m.num_experts, 0, false, true});
   if (is_gated(m.mlp)) emit(Piece{n.expert_gate, ".weight", f, h, true});
   emit(Piece{n.expert_up, ".weight", f, h, true});
   emit(Piece{n.expert_down, ".weight", h, f, true});
@@ -112,8 +117,10 @@ void moe_mlp(Emit& emit, const ModelConfig& m, const TensorNames& n) {
 template <class Emit>
 void layer(Emit& emit, const ModelConfig& m, const TensorNames& n, bool moe) {
   attention(emit, m, n);
-  if (moe) moe_mlp(emit, m, n);
-  else dense_mlp(emit, m, n);
+  if (moe)
+    moe_mlp(emit, m, n);
+  else
+    dense_mlp(emit, m, n);
   for (int i = 0; i < m.norms_per_layer; ++i) norm(emit, m, n.norms[i], m.hidden_size);
 }
 
@@ -121,14 +128,15 @@ template <class Emit>
 void before_layers(Emit& emit, const ModelConfig& m, const TensorNames& n) {
   emit(Piece{n.embed, ".weight", m.vocab_size, embedding_width(m)});
   if (m.position_rows) {
-    emit(Piece{n.positions.empty() ? "model.embed_positions" : n.positions, ".weight", m.position_rows,
-               m.hidden_size});
+    emit(Piece{n.positions.empty() ? "model.embed_positions" : n.positions, ".weight",
+               m.position_rows, m.hidden_size});
   }
   if (m.embedding_proj_dim && m.embedding_proj_dim != m.hidden_size) {
     emit(Piece{n.project_in, ".weight", m.hidden_size, m.embedding_proj_dim});
     emit(Piece{n.project_out, ".weight", m.embedding_proj_dim, m.hidden_size});
   }
-  if (m.embedding_norm) norm(emit, m, n.embed_norm.empty() ? "model.embed_norm" : n.embed_norm, m.hidden_size);
+  if (m.embedding_norm)
+    norm(emit, m, n.embed_norm.empty() ? "model.embed_norm" : n.embed_norm, m.hidden_size);
 }
 
 template <class Emit>
@@ -161,7 +169,8 @@ std::int64_t count(const ModelConfig& m, std::int64_t experts_per_layer) {
 }  // namespace
 
 bool is_moe_layer(const ModelConfig& m, std::int64_t l) {
-  return m.num_experts > 0 && l >= m.first_k_dense_replace && l % m.moe_layer_freq == m.moe_layer_offset &&
+  return m.num_experts > 0 && l >= m.first_k_dense_replace &&
+         l % m.moe_layer_freq == m.moe_layer_offset &&
          !std::binary_search(m.mlp_only_layers.begin(), m.mlp_only_layers.end(), l);
 }
 
@@ -171,8 +180,9 @@ std::int64_t moe_layers(const ModelConfig& m) {
   const auto up_to = [&](std::int64_t n) {
     return n > m.moe_layer_offset ? (n - 1 - m.moe_layer_offset) / m.moe_layer_freq + 1 : 0;
   };
-  std::int64_t n = std::max<std::int64_t>(
-      0, up_to(m.num_hidden_layers) - up_to(std::min(m.first_k_dense_replace, m.num_hidden_layers)));
+  std::int64_t n =
+      std::max<std::int64_t>(0, up_to(m.num_hidden_layers) -
+                                    up_to(std::min(m.first_k_dense_replace, m.num_hidden_layers)));
   for (std::int64_t l : m.mlp_only_layers) {
     n -= l >= m.first_k_dense_replace && l < m.num_hidden_layers &&
          l % m.moe_layer_freq == m.moe_layer_offset;
@@ -191,15 +201,19 @@ std::vector<Tensor> tensors(const ModelConfig& m) {
     if (p.columns) shape.push_back(p.columns);
     out.push_back({std::move(name), std::move(shape), index, p.expert, p.buffer});
   };
-  const auto outside = [&](const Piece& p) { add(p, std::string(p.name) + std::string(p.suffix), -1); };
+  const auto outside = [&](const Piece& p) {
+    add(p, std::string(p.name) + std::string(p.suffix), -1);
+  };
   before_layers(outside, m, n);
   for (std::int64_t l = 0; l < m.num_hidden_layers; ++l) {
     const std::string prefix = std::string(n.layer) + std::to_string(l) + ".";
     const int index = static_cast<int>(l);
     std::vector<Piece> expert;
     const auto inside = [&](const Piece& p) {
-      if (p.expert) expert.push_back(p);
-      else add(p, prefix + std::string(p.name) + std::string(p.suffix), index);
+      if (p.expert)
+        expert.push_back(p);
+      else
+        add(p, prefix + std::string(p.name) + std::string(p.suffix), index);
     };
     layer(inside, m, n, is_moe_layer(m, l));
     for (std::int64_t e = 0; e < (expert.empty() ? 0 : m.num_experts); ++e) {
@@ -216,31 +230,44 @@ std::vector<Tensor> tensors(const ModelConfig& m) {
 
 std::string_view name_of(Mlp m) {
   switch (m) {
-    case Mlp::swiglu: return "swiglu";
-    case Mlp::geglu: return "geglu";
-    case Mlp::gelu: return "gelu";
-    case Mlp::relu: return "relu";
-    case Mlp::relu2: return "relu2";
+    case Mlp::swiglu:
+      return "swiglu";
+    case Mlp::geglu:
+      return "geglu";
+    case Mlp::gelu:
+      return "gelu";
+    case Mlp::relu:
+      return "relu";
+    case Mlp::relu2:
+      return "relu2";
   }
   return "?";
 }
 std::string_view name_of(Norm n) { return n == Norm::rms ? "rms" : "layer"; }
 std::string_view name_of(Positions p) {
   switch (p) {
-    case Positions::rope: return "rope";
-    case Positions::learned: return "learned";
-    case Positions::alibi: return "alibi";
-    case Positions::none: return "none";
+    case Positions::rope:
+      return "rope";
+    case Positions::learned:
+      return "learned";
+    case Positions::alibi:
+      return "alibi";
+    case Positions::none:
+      return "none";
   }
   return "?";
 }
 
 std::string why_not_runnable(const ModelConfig& m) {
-  const struct { bool here; const char* what; } obstacles[] = {
+  const struct {
+    bool here;
+    const char* what;
+  } obstacles[] = {
       {m.num_experts > 0, "mixture of experts"},
       {m.kv_lora_rank > 0, "multi-head latent attention"},
       {m.norm != Norm::rms || m.norm_bias || !m.norm_affine, "LayerNorm"},
-      {m.norms_per_layer != 2 || !m.final_norm || m.embedding_norm, "norms placed otherwise than in Llama"},
+      {m.norms_per_layer != 2 || !m.final_norm || m.embedding_norm,
+       "norms placed otherwise than in Llama"},
       {m.parallel_attn, "attention and MLP in parallel"},
       {m.positions != Positions::rope || m.position_rows > 0, "positions other than RoPE"},
       {m.partial_rotary_factor != 1, "RoPE on a part of each head"},

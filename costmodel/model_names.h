@@ -5,8 +5,9 @@
 
 namespace llmplan {
 
-// Defaults are Llama's. A tensor's full name is layer + index + "." + name + ".weight"; names outside the
-// layers are whole. "{e}" stands for an expert's index. Empty: the family has no such tensor of its own.
+// Defaults are Llama's. A tensor's full name is layer + index + "." + name + ".weight"; names
+// outside the layers are whole. "{e}" stands for an expert's index. Empty: the family has no such
+// tensor of its own.
 struct TensorNames {
   std::string_view model_type;
   std::string_view embed = "model.embed_tokens", positions = "", embed_norm = "";

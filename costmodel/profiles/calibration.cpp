@@ -32,14 +32,19 @@ E read_name(const Node& n, const std::string& key, E last) {
     names.emplace_back(name_of(static_cast<E>(i)));
     if (names.back() == text) return static_cast<E>(i);
   }
-  fail(n, "E0112", fmt::format("{} cannot be '{}'", key, text), did_you_mean(text, names, fmt::format("valid: {}", fmt::join(names, ", "))));
+  fail(n, "E0112", fmt::format("{} cannot be '{}'", key, text),
+       did_you_mean(text, names, fmt::format("valid: {}", fmt::join(names, ", "))));
 }
 
 struct FieldReader {
   const Node& map;
   std::vector<std::string>& keys;
-  void operator()(const char* key, std::int64_t& v) const { v = read_integer(at(key), key, 0, std::numeric_limits<std::int64_t>::max()); }
-  void operator()(const char* key, int& v) const { v = static_cast<int>(read_integer(at(key), key, 0, 1'000'000)); }
+  void operator()(const char* key, std::int64_t& v) const {
+    v = read_integer(at(key), key, 0, std::numeric_limits<std::int64_t>::max());
+  }
+  void operator()(const char* key, int& v) const {
+    v = static_cast<int>(read_integer(at(key), key, 0, 1'000'000));
+  }
   void operator()(const char* key, bool& v) const { v = read_bool(at(key), key); }
   void operator()(const char* key, double& v) const { v = read_number(at(key), key); }
   void operator()(const char* key, DType& v) const { v = read_name(at(key), key, DType::fp64); }
@@ -86,7 +91,8 @@ Op op_by_name(const Node& n) {
     if (known == name) return op;
     names.push_back(known);
   }
-  fail(n, "E0112", fmt::format("there is no op '{}'", name), did_you_mean(name, names, fmt::format("ops: {}", fmt::join(names, ", "))));
+  fail(n, "E0112", fmt::format("there is no op '{}'", name),
+       did_you_mean(name, names, fmt::format("ops: {}", fmt::join(names, ", "))));
 }
 
 }  // namespace
@@ -96,10 +102,15 @@ std::string to_yaml(const std::vector<MeasuredOp>& measured) {
   std::string out = "measured:\n";
   for (const MeasuredOp& m : measured) {
     out += fmt::format("  - {{op: {}", kind_of(m.op));
-    std::visit([&](const auto& op) {
-      for_each_field(op, [&](const char* key, const auto& v) { out += fmt::format(", {}: {}", key, FieldText{}(v)); });
-    }, m.op);
-    out += fmt::format(", ranks: {}, threads: {}, time: {} s}}\n", m.ranks, m.threads, m.time.value);
+    std::visit(
+        [&](const auto& op) {
+          for_each_field(op, [&](const char* key, const auto& v) {
+            out += fmt::format(", {}: {}", key, FieldText{}(v));
+          });
+        },
+        m.op);
+    out +=
+        fmt::format(", ranks: {}, threads: {}, time: {} s}}\n", m.ranks, m.threads, m.time.value);
   }
   return out;
 }
@@ -114,11 +125,14 @@ std::vector<MeasuredOp> read_measured(const Node& list) {
     MeasuredOp m{op_by_name(required(item, "op", "a measured op")), 1, 1, {}};
     std::visit([&](auto& op) { for_each_field(op, FieldReader{item, keys}); }, m.op);
     only_keys(item, keys, fmt::format("a measured {}", kind_of(m.op)));
-    m.ranks = static_cast<int>(read_integer(required(item, "ranks", "a measured op"), "ranks", 1, 1'000'000));
-    m.threads = static_cast<int>(read_integer(required(item, "threads", "a measured op"), "threads", 1, 1'000'000));
+    m.ranks = static_cast<int>(
+        read_integer(required(item, "ranks", "a measured op"), "ranks", 1, 1'000'000));
+    m.threads = static_cast<int>(
+        read_integer(required(item, "threads", "a measured op"), "threads", 1, 1'000'000));
     const Node& time = required(item, "time", "a measured op");
     m.time = {read_quantity(time, "time", time_units)};
-    if (m.time.value <= 0) fail(time, "E0109", "time is 0", "a measured op takes time; calibrate again");
+    if (m.time.value <= 0)
+      fail(time, "E0109", "time is 0", "a measured op takes time; calibrate again");
     out.push_back(std::move(m));
   }
   return out;
@@ -126,14 +140,18 @@ std::vector<MeasuredOp> read_measured(const Node& list) {
 
 std::string calibration_path() {
   namespace fs = std::filesystem;
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache) return (fs::path(cache) / "llmplan/calibration.yaml").string();
-  if (const char* home = std::getenv("HOME"); home && *home) return (fs::path(home) / ".cache/llmplan/calibration.yaml").string();
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    return (fs::path(cache) / "llmplan/calibration.yaml").string();
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return (fs::path(home) / ".cache/llmplan/calibration.yaml").string();
   return "calibration.yaml";
 }
 
 std::string calibration_to_yaml(const Device& device) {
-  return "# Measured by llmplan calibrate; `--cluster local` uses it. Delete it to go back to the defaults.\n"
-         "source: measured on this machine by llmplan calibrate\n" + to_yaml(device) + to_yaml(device.measured);
+  return "# Measured by llmplan calibrate; `--cluster local` uses it. Delete it to go back to the "
+         "defaults.\n"
+         "source: measured on this machine by llmplan calibrate\n" +
+         to_yaml(device) + to_yaml(device.measured);
 }
 
 }  // namespace llmplan

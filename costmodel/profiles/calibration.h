@@ -9,7 +9,8 @@
 
 namespace llmplan {
 
-std::string to_yaml(const std::vector<MeasuredOp>&);      // "measured:\n  - {…}\n…", empty if there is none
+std::string to_yaml(
+    const std::vector<MeasuredOp>&);  // "measured:\n  - {…}\n…", empty if there is none
 std::vector<MeasuredOp> read_measured(const Node& list);
 
 }  // namespace llmplan

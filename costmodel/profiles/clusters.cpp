@@ -16,7 +16,8 @@ constexpr std::int64_t most_devices = 10'000'000;
 
 [[noreturn]] void bad_cluster(const std::string& text, const std::string& why) {
   throw Error("E0205", Exit::usage, fmt::format("cluster '{}': {}", text.substr(0, 80), why),
-              "write 'local', '8xh100-80g-sxm', '4x8xh100-80g-sxm' (nodes x devices per node x device) or a YAML file");
+              "write 'local', '8xh100-80g-sxm', '4x8xh100-80g-sxm' (nodes x devices per node x "
+              "device) or a YAML file");
 }
 
 // Removes "123x" from the front; 0 if there is none.
@@ -25,14 +26,16 @@ std::int64_t take_count(const std::string& whole, std::string& rest) {
   if (digits == 0 || digits == std::string::npos || rest[digits] != 'x') return 0;
   const std::string number = rest.substr(0, digits);
   if (number[0] == '0') bad_cluster(whole, fmt::format("a count of {}", number));
-  if (number.size() > 8 || std::stoll(number) > most_devices) bad_cluster(whole, fmt::format("more than {} devices", most_devices));
+  if (number.size() > 8 || std::stoll(number) > most_devices)
+    bad_cluster(whole, fmt::format("more than {} devices", most_devices));
   rest.erase(0, digits + 1);
   return std::stoll(number);
 }
 
 Cluster cluster_by_text(const std::string& text) {
   std::string device = text;
-  const std::int64_t first = take_count(text, device), second = first ? take_count(text, device) : 0;
+  const std::int64_t first = take_count(text, device),
+                     second = first ? take_count(text, device) : 0;
   if (device.empty()) bad_cluster(text, "no device is named");
   DeviceFile file = read_device_profile(device);
   Cluster c = file.cluster;
@@ -44,39 +47,53 @@ Cluster cluster_by_text(const std::string& text) {
     if (first % c.devices_per_node != 0) {
       std::int64_t nodes = first / c.devices_per_node + 1;
       while (first % nodes != 0) ++nodes;
-      throw Error("E0205", Exit::usage, fmt::format("cluster '{}': {} devices do not fill whole nodes of {}", text, first, c.devices_per_node),
-                  fmt::format("say how many each node has: {}x{}x{}", nodes, first / nodes, device));
+      throw Error(
+          "E0205", Exit::usage,
+          fmt::format("cluster '{}': {} devices do not fill whole nodes of {}", text, first,
+                      c.devices_per_node),
+          fmt::format("say how many each node has: {}x{}x{}", nodes, first / nodes, device));
     }
     c.nodes = first / c.devices_per_node;
   } else {
     c.devices_per_node = first ? first : 1;
   }
-  if (c.nodes > most_devices / c.devices_per_node) bad_cluster(text, fmt::format("more than {} devices", most_devices));
-  if (c.devices_per_node > 1 && c.intra.bandwidth.value <= 0) bad_cluster(text, "the device's file does not say how a node is wired");
-  if (c.nodes > 1 && c.inter.bandwidth.value <= 0) bad_cluster(text, "the device's file does not say how nodes are wired");
+  if (c.nodes > most_devices / c.devices_per_node)
+    bad_cluster(text, fmt::format("more than {} devices", most_devices));
+  if (c.devices_per_node > 1 && c.intra.bandwidth.value <= 0)
+    bad_cluster(text, "the device's file does not say how a node is wired");
+  if (c.nodes > 1 && c.inter.bandwidth.value <= 0)
+    bad_cluster(text, "the device's file does not say how nodes are wired");
   return c;
 }
 
 Cluster cluster_by_file(const std::string& file) {
   const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "a cluster");
-  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "source"}, "a cluster");
+  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "source"},
+            "a cluster");
   const bool sourced = root.find("source") && !root.find("source")->text.empty();
   const Node& device = required(root, "device", "a cluster");
-  Cluster c = device.kind == Node::Kind::map ? read_device_file(device).cluster : read_device_profile(read_text(device, "device")).cluster;
+  Cluster c = device.kind == Node::Kind::map
+                  ? read_device_file(device).cluster
+                  : read_device_profile(read_text(device, "device")).cluster;
   c.name = std::filesystem::path(file).stem().string();
   if (const Node* n = root.find("name")) c.name = read_text(*n, "name");
   if (const Node* n = root.find("nodes")) c.nodes = read_integer(*n, "nodes", 1, most_devices);
-  if (const Node* n = root.find("devices_per_node")) c.devices_per_node = read_integer(*n, "devices_per_node", 1, 4096);
+  if (const Node* n = root.find("devices_per_node"))
+    c.devices_per_node = read_integer(*n, "devices_per_node", 1, 4096);
   if (c.nodes > most_devices / c.devices_per_node)
-    fail(root, "E0109", fmt::format("the cluster has more than {} devices", most_devices), "check nodes and devices_per_node");
-  // A file that names a link is taken at its word; one that writes it out vouches for the numbers itself.
+    fail(root, "E0109", fmt::format("the cluster has more than {} devices", most_devices),
+         "check nodes and devices_per_node");
+  // A file that names a link is taken at its word; one that writes it out vouches for the numbers
+  // itself.
   if (const Node* n = root.find("intra")) c.intra = read_link(*n, c.devices_per_node, sourced);
   if (const Node* n = root.find("inter")) c.inter = read_link(*n, c.devices_per_node, sourced);
   if (c.devices_per_node > 1 && c.intra.bandwidth.value <= 0)
-    fail(root, "E0106", "a cluster of several devices per node lacks 'intra'", "name a link, e.g. `intra: nvlink-4`");
+    fail(root, "E0106", "a cluster of several devices per node lacks 'intra'",
+         "name a link, e.g. `intra: nvlink-4`");
   if (c.nodes > 1 && c.inter.bandwidth.value <= 0)
-    fail(root, "E0106", "a cluster of several nodes lacks 'inter'", "name a link, e.g. `inter: ib-ndr-400`");
+    fail(root, "E0106", "a cluster of several nodes lacks 'inter'",
+         "name a link, e.g. `inter: ib-ndr-400`");
   return c;
 }
 
@@ -86,7 +103,9 @@ Cluster read_cluster(const std::string& text) {
   if (text == "local") return local_cluster();
   if (text.empty()) bad_cluster(text, "it is empty");
   std::error_code ignored;
-  if (text.ends_with(".yaml") || text.ends_with(".yml") || std::filesystem::is_regular_file(text, ignored)) return cluster_by_file(text);
+  if (text.ends_with(".yaml") || text.ends_with(".yml") ||
+      std::filesystem::is_regular_file(text, ignored))
+    return cluster_by_file(text);
   return cluster_by_text(text);
 }
 

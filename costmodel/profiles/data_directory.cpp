@@ -17,15 +17,18 @@ std::string data_directory() {
   const char* chosen = std::getenv("LLMPLAN_DATA");
   if (chosen && *chosen) {
     if (fs::is_directory(fs::path(chosen) / "models", ignored)) return chosen;
-    throw Error("E0511", Exit::environment, fmt::format("LLMPLAN_DATA is '{}', which has no folder models/", chosen),
+    throw Error("E0521", Exit::environment,
+                fmt::format("LLMPLAN_DATA is '{}', which has no folder models/", chosen),
                 "point it to the folder that holds models/ and hardware_profiles/, or unset it");
   }
   const fs::path binary = fs::read_symlink("/proc/self/exe", ignored);
-  const fs::path places[] = {LLMPLAN_SOURCE_DIR, binary.parent_path().parent_path() / "share/llmplan"};
+  const fs::path places[] = {LLMPLAN_SOURCE_DIR,
+                             binary.parent_path().parent_path() / "share/llmplan"};
   for (const fs::path& place : places)
     if (fs::is_directory(place / "models", ignored)) return place.lexically_normal().string();
-  throw Error("E0511", Exit::environment, "models/ and hardware_profiles/ were not found",
-              fmt::format("looked in {} and {}; set LLMPLAN_DATA to the folder that holds them", places[0].string(), places[1].string()));
+  throw Error("E0521", Exit::environment, "models/ and hardware_profiles/ were not found",
+              fmt::format("looked in {} and {}; set LLMPLAN_DATA to the folder that holds them",
+                          places[0].string(), places[1].string()));
 }
 
 std::vector<std::string> yaml_names(const std::string& folder) {
@@ -38,7 +41,8 @@ std::vector<std::string> yaml_names(const std::string& folder) {
 }
 
 bool looks_like_path(const std::string& text) {
-  return text.find('/') != std::string::npos || text.ends_with(".yaml") || text.ends_with(".yml") || text.ends_with(".json");
+  return text.find('/') != std::string::npos || text.ends_with(".yaml") || text.ends_with(".yml") ||
+         text.ends_with(".json");
 }
 
 }  // namespace llmplan

@@ -34,17 +34,17 @@ std::vector<std::string> device_names() {
 }
 
 Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
-  if (n.kind == Node::Kind::map && !n.find("link")) {
-    return read_link_fields(n, {}, sourced);
-  }
+  if (n.kind == Node::Kind::map && !n.find("link")) { return read_link_fields(n, {}, sourced); }
   double share = 1;
   const Node* by_name = &n;
   if (n.kind == Node::Kind::map) {
     only_keys(n, {"link", "per_node", "source"}, "a link");
     by_name = n.find("link");
     if (const Node* nics = n.find("per_node")) {
-      if (!sourced && !has_source(n)) fail(*nics, "E0114", "per_node has no source", "add a `source:` beside it");
-      share = static_cast<double>(read_integer(*nics, "per_node", 1, 1024)) / static_cast<double>(devices_per_node);
+      if (!sourced && !has_source(n))
+        fail(*nics, "E0114", "per_node has no source", "add a `source:` beside it");
+      share = static_cast<double>(read_integer(*nics, "per_node", 1, 1024)) /
+              static_cast<double>(devices_per_node);
     }
   }
   const std::string name = read_text(*by_name, "link");
@@ -60,14 +60,16 @@ Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
     link.bandwidth = link.bandwidth * share;
     return link;
   }
-  fail(*by_name, "E0204", fmt::format("unknown link '{}'", name), did_you_mean(name, names, fmt::format("known: {}", fmt::join(names, ", "))));
+  fail(*by_name, "E0204", fmt::format("unknown link '{}'", name),
+       did_you_mean(name, names, fmt::format("known: {}", fmt::join(names, ", "))));
 }
 
 DeviceFile read_device_file(const Node& root) {
   DeviceFile out;
   out.cluster.device = read_device_fields(root, {"title", "node", "measured"}, false);
   Cluster& c = out.cluster;
-  if (const Node* m = root.find("measured"); m && m->kind != Node::Kind::null) c.device.measured = read_measured(*m);
+  if (const Node* m = root.find("measured"); m && m->kind != Node::Kind::null)
+    c.device.measured = read_measured(*m);
   if (const Node* node = root.find("node"); node && node->kind != Node::Kind::null) {
     require(*node, Node::Kind::map, "node");
     only_keys(*node, {"devices", "intra", "inter", "source"}, "node");
@@ -84,12 +86,16 @@ DeviceFile read_device_profile(const std::string& name) {
   const std::vector<std::string> names = device_names();
   std::string file;
   std::error_code ignored;
-  if (std::find(names.begin(), names.end(), name) != names.end()) file = in_profiles(name);
-  else if (looks_like_path(name) || fs::exists(name, ignored)) file = name;
+  if (std::find(names.begin(), names.end(), name) != names.end())
+    file = in_profiles(name);
+  else if (looks_like_path(name) || fs::exists(name, ignored))
+    file = name;
   if (file.empty()) {
-    const std::string more = fmt::format("{} built-in devices: llmplan hardware · or give a YAML file", names.size());
+    const std::string more =
+        fmt::format("{} built-in devices: llmplan hardware · or give a YAML file", names.size());
     const std::string guess = did_you_mean(name, names, "");
-    throw Error("E0204", Exit::usage, fmt::format("unknown device '{}'", name.substr(0, 80)), guess.empty() ? more : guess + " · " + more);
+    throw Error("E0204", Exit::usage, fmt::format("unknown device '{}'", name.substr(0, 80)),
+                guess.empty() ? more : guess + " · " + more);
   }
   DeviceFile out = read_device_file(parse_yaml(read_profile_file(file), file));
   if (out.cluster.device.name.empty()) out.cluster.device.name = fs::path(file).stem().string();

@@ -9,7 +9,7 @@
 namespace llmplan {
 
 struct DeviceFile {
-  Cluster cluster;        // one node, if the file describes one
+  Cluster cluster;  // one node, if the file describes one
   bool has_node = false;
 };
 DeviceFile read_device_file(const Node& root);

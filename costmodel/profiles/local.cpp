@@ -26,7 +26,8 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
-// Visits this process's cgroup folders, from its own up to the root: v2 first, then the v1 controller.
+// Visits this process's cgroup folders, from its own up to the root: v2 first, then the v1
+// controller.
 template <class Visit>
 void visit_cgroups(const std::string& controller, Visit visit) {
   std::ifstream in("/proc/self/cgroup");
@@ -56,7 +57,8 @@ std::int64_t cpu_limit(std::int64_t cores) {
       quota = std::strtod(first_line(folder + "/cpu.cfs_quota_us").c_str(), nullptr);
       period = std::strtod(first_line(folder + "/cpu.cfs_period_us").c_str(), nullptr);
     }
-    if (quota > 0 && period > 0) cores = std::min(cores, std::max<std::int64_t>(1, static_cast<std::int64_t>(quota / period)));
+    if (quota > 0 && period > 0)
+      cores = std::min(cores, std::max<std::int64_t>(1, static_cast<std::int64_t>(quota / period)));
   });
   return cores;
 }
@@ -64,7 +66,8 @@ std::int64_t cpu_limit(std::int64_t cores) {
 std::int64_t usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  std::int64_t cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  std::int64_t cores =
+      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
   return cpu_limit(std::max<std::int64_t>(1, cores));
 }
 
@@ -73,7 +76,8 @@ Bytes usable_memory() {
   std::ifstream in("/proc/meminfo");
   for (std::string line; std::getline(in, line);)
     if (line.starts_with("MemTotal:")) bytes = std::strtoll(line.c_str() + 9, nullptr, 10) * 1024;
-  if (bytes <= 0) bytes = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  if (bytes <= 0)
+    bytes = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
   visit_cgroups("memory", [&](const std::string& folder, bool v2) {
     const std::string text = first_line(folder + (v2 ? "/memory.max" : "/memory.limit_in_bytes"));
     const std::int64_t limit = std::strtoll(text.c_str(), nullptr, 10);  // "max" reads as 0
@@ -87,7 +91,8 @@ std::vector<std::string> instruction_sets() {
   std::vector<std::string> out;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) out.push_back("avx512");
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
+    out.push_back("avx512");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back("avx2");
 #elif defined(__aarch64__)
   out.push_back("neon");
@@ -98,7 +103,8 @@ std::vector<std::string> instruction_sets() {
 
 // hardware_profiles/local-cpu.yaml: one device per instruction set, and the link between ranks.
 Cluster defaults() {
-  const std::string file = (fs::path(data_directory()) / "hardware_profiles/local-cpu.yaml").string();
+  const std::string file =
+      (fs::path(data_directory()) / "hardware_profiles/local-cpu.yaml").string();
   const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "local-cpu");
   Cluster c;

@@ -1,5 +1,5 @@
-// The keys of a model file and the members of ModelConfig that they fill: one list for YAML profiles and
-// for Hugging Face's config.json.
+// The keys of a model file and the members of ModelConfig that they fill: one list for YAML
+// profiles and for Hugging Face's config.json.
 #pragma once
 
 #include <string>
@@ -13,16 +13,16 @@
 namespace llmplan {
 
 struct ModelField {
-  using Member = std::variant<std::int64_t ModelConfig::*, int ModelConfig::*, double ModelConfig::*,
-                              bool ModelConfig::*, Mlp ModelConfig::*, Norm ModelConfig::*,
-                              Positions ModelConfig::*>;
+  using Member = std::variant<std::int64_t ModelConfig::*, int ModelConfig::*,
+                              double ModelConfig::*, bool ModelConfig::*, Mlp ModelConfig::*,
+                              Norm ModelConfig::*, Positions ModelConfig::*>;
   std::vector<std::string> keys;  // the name of the member, then what other classes call it
   Member member;
 };
 const std::vector<ModelField>& model_fields();
 
-// One model_type: transformers' defaults for the keys that a config leaves out, and what the keys mean
-// beyond filling a member.
+// One model_type: transformers' defaults for the keys that a config leaves out, and what the keys
+// mean beyond filling a member.
 struct ModelFamily {
   std::string_view model_type;
   std::vector<std::string> architectures;  // class names that stand for it

@@ -1,6 +1,7 @@
-// The keys of a hardware profile and the members that they fill. The type of a member decides the unit:
-// Bytes "80 GiB", BytesPerSecond "450 GB/s", FlopsPerSecond "989 TFLOP/s", Seconds "2.4 us". To give
-// Device or Link a new number, add a line here; reading, writing and the check of its source follow.
+// The keys of a hardware profile and the members that they fill. The type of a member decides the
+// unit: Bytes "80 GiB", BytesPerSecond "450 GB/s", FlopsPerSecond "989 TFLOP/s", Seconds "2.4 us".
+// To give Device or Link a new number, add a line here; reading, writing and the check of its
+// source follow.
 #pragma once
 
 #include <string>
@@ -14,8 +15,8 @@ namespace llmplan {
 
 template <class T>
 struct ProfileField {
-  using Member = std::variant<std::string T::*, bool T::*, int T::*, double T::*, Bytes T::*, BytesPerSecond T::*,
-                              FlopsPerSecond T::*, Seconds T::*, Curve T::*,
+  using Member = std::variant<std::string T::*, bool T::*, int T::*, double T::*, Bytes T::*,
+                              BytesPerSecond T::*, FlopsPerSecond T::*, Seconds T::*, Curve T::*,
                               std::map<DType, FlopsPerSecond> T::*>;
   const char* key;
   Member member;
@@ -23,8 +24,10 @@ struct ProfileField {
 const std::vector<ProfileField<Device>>& device_fields();
 const std::vector<ProfileField<Link>>& link_fields();
 
-// A device or link from a mapping whose other keys are `more_keys`. Every number needs a source: its own
-// (`{value: 80 GiB, source: …}`) or that of an enclosing mapping; `sourced` says that one was seen above.
+// A device or link from a mapping whose other keys are `more_keys`. Every number needs a source:
+// its own
+// (`{value: 80 GiB, source: …}`) or that of an enclosing mapping; `sourced` says that one was seen
+// above.
 Device read_device_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced);
 Link read_link_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced);
 

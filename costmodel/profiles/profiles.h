@@ -18,6 +18,10 @@ std::string data_directory();
 std::vector<std::string> model_names();     // built-in, sorted
 ModelConfig read_model(const std::string& name_or_path);   // a name, a .yaml, a HF directory or config.json
 ModelConfig parse_model(const std::string& yaml, const std::string& file);
+// For a HF directory or config.json with safetensors (or their index) beside it: the parameters that these
+// hold, 0 if there are none; and in what they differ from what the config says, for a warning.
+std::int64_t checkpoint_parameters(const std::string& path);
+std::vector<std::string> checkpoint_differences(const std::string& path);
 
 std::vector<std::string> device_names();
 Device read_device(const std::string& name_or_path);

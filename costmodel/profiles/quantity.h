@@ -10,7 +10,10 @@
 
 namespace llmplan {
 
-struct Unit { const char* name; double factor; };
+struct Unit {
+  const char* name;
+  double factor;
+};
 
 // The unit lists: the first of each is what messages suggest.
 extern const std::vector<Unit> byte_units, rate_units, flops_units, time_units;
@@ -19,7 +22,8 @@ double read_quantity(const Node&, const std::string& what, const std::vector<Uni
 Bytes read_bytes(const Node&, const std::string& what);
 
 // An integer from `least` to `most`; a finite number; true or false. `what` names the key.
-std::int64_t read_integer(const Node&, const std::string& what, std::int64_t least, std::int64_t most);
+std::int64_t read_integer(const Node&, const std::string& what, std::int64_t least,
+                          std::int64_t most);
 double read_number(const Node&, const std::string& what);
 bool read_bool(const Node&, const std::string& what);
 std::string read_text(const Node&, const std::string& what);
@@ -32,6 +36,7 @@ void only_keys(const Node& map, const std::vector<std::string>& keys, const std:
 const Node& required(const Node& map, const std::string& key, const std::string& where);
 
 // "did you mean 'a' or 'b'?", or `otherwise`.
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& names, const std::string& otherwise);
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& names,
+                         const std::string& otherwise);
 
 }  // namespace llmplan

@@ -1,4 +1,5 @@
-// Parameter counts and tensor names against transformers (tools/golden/param_counts.py made the tables).
+// Parameter counts and tensor names against transformers (tools/golden/param_counts.py made the
+// tables).
 #include <doctest/doctest.h>
 
 #include <fstream>
@@ -68,7 +69,8 @@ TEST_CASE("built-in models have as many parameters as transformers or their auth
     CAPTURE(name);
     const ModelConfig m = read_model(name);
     CHECK(parameters(m) == entry.at("parameters").get<std::int64_t>());
-    if (entry.contains("active")) CHECK(active_parameters(m) == entry.at("active").get<std::int64_t>());
+    if (entry.contains("active"))
+      CHECK(active_parameters(m) == entry.at("active").get<std::int64_t>());
   }
 }
 
@@ -78,14 +80,17 @@ TEST_CASE("well-known models have their well-known sizes") {
   CHECK(parameters(read_model("gpt2")) == 124'439'808);
   // arXiv:2412.19437: 671B parameters, 37B of them activated for each token.
   CHECK(std::llround(parameters(read_model("deepseek-v3")) * 1e-9) == 671);
-  CHECK(std::llround(active_parameters(read_model("deepseek-v3")) * 1e-9) == 38);  // 37.6 with both embeddings
+  CHECK(std::llround(active_parameters(read_model("deepseek-v3")) * 1e-9) ==
+        38);  // 37.6 with both embeddings
   // The CPU models' totals: 8.6M, 25.2M, 56.4M.
   CHECK(std::llround(parameters(read_model("tiny-9m")) * 1e-5) == 86);
   CHECK(std::llround(parameters(read_model("tiny-25m")) * 1e-5) == 252);
   CHECK(std::llround(parameters(read_model("tiny-56m")) * 1e-5) == 564);
 }
 
-TEST_CASE("the closed form counts what the list of tensors adds up to, and MoE layers are where they are said to be") {
+TEST_CASE(
+    "the closed form counts what the list of tensors adds up to, and MoE layers are where they are "
+    "said to be") {
   for (const std::string& name : model_names()) {
     CAPTURE(name);
     const ModelConfig m = read_model(name);
@@ -112,7 +117,8 @@ TEST_CASE("the number of MoE layers is that of a count layer by layer") {
     for (std::int64_t dense : {0, 1, 3, 20}) {
       for (std::int64_t freq : {1, 2, 3}) {
         for (std::int64_t offset = 0; offset < freq; ++offset) {
-          for (const std::vector<std::int64_t>& only : {std::vector<std::int64_t>{}, {0}, {1, 3, 5}}) {
+          for (const std::vector<std::int64_t>& only :
+               {std::vector<std::int64_t>{}, {0}, {1, 3, 5}}) {
             ModelConfig m;
             m.num_hidden_layers = layers;
             m.num_experts = 4;
@@ -131,22 +137,30 @@ TEST_CASE("the number of MoE layers is that of a count layer by layer") {
 }
 
 TEST_CASE("aliases, nested text_config and class names lead to the same model") {
-  const char* direct = R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100,
+  const char* direct =
+      R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100,
                            "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16})";
-  const char* nested = R"({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config":
+  const char* nested =
+      R"({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config":
                           {"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100,
                            "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}})";
-  const auto read = [](const char* text) { return read_model_config(parse_json(text, "config.json"), false, "m"); };
+  const auto read = [](const char* text) {
+    return read_model_config(parse_json(text, "config.json"), false, "m");
+  };
   CHECK(read(direct) == read(nested));
 
-  const char* by_class = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96})";
+  const char* by_class =
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96})";
   const char* by_type = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96})";
   CHECK(read(by_class) == read(by_type));
   // A new model_type with a class that is known: the class decides.
-  const char* renamed = R"({"model_type": "llama_but_mine", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96})";
+  const char* renamed =
+      R"({"model_type": "llama_but_mine", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96})";
   CHECK(read(renamed) == read(by_type));
-  const char* long_names = R"({"model_type": "gpt2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4})";
-  const char* short_names = R"({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": null})";
+  const char* long_names =
+      R"({"model_type": "gpt2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4})";
+  const char* short_names =
+      R"({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": null})";
   CHECK(read(long_names) == read(short_names));
   CHECK(read(long_names).intermediate_size == 256);
 }
@@ -157,9 +171,14 @@ TEST_CASE("run trains the Llama family only, and says what stands in the way") {
     CHECK(why_not_runnable(read_model(name)) == "");
   }
   const std::pair<const char*, const char*> obstacles[] = {
-      {"gpt2", "LayerNorm"}, {"mixtral-8x7b", "mixture of experts"}, {"deepseek-v2", "multi-head latent attention"},
-      {"qwen2.5-7b", "biases"}, {"qwen3-8b", "norms on queries and keys"}, {"gemma-2-2b", "SwiGLU"},
-      {"mistral-7b", "window"}, {"bloom-560m", "RoPE"}};
+      {"gpt2", "LayerNorm"},
+      {"mixtral-8x7b", "mixture of experts"},
+      {"deepseek-v2", "multi-head latent attention"},
+      {"qwen2.5-7b", "biases"},
+      {"qwen3-8b", "norms on queries and keys"},
+      {"gemma-2-2b", "SwiGLU"},
+      {"mistral-7b", "window"},
+      {"bloom-560m", "RoPE"}};
   for (const auto& [name, word] : obstacles) {
     CAPTURE(name);
     CHECK(why_not_runnable(read_model(name)).find(word) != std::string::npos);
@@ -169,20 +188,32 @@ TEST_CASE("run trains the Llama family only, and says what stands in the way") {
 TEST_CASE("impossible dimensions are refused before anything multiplies them") {
   const ModelConfig good = read_model("mixtral-8x7b");
   const auto code_of = [](const ModelConfig& m) -> std::string {
-    try { check(m); } catch (const Error& e) { CHECK(!e.hint.empty()); return e.code; }
+    try {
+      check(m);
+    } catch (const Error& e) {
+      CHECK(!e.hint.empty());
+      return e.code;
+    }
     return "";
   };
   CHECK(code_of(good) == "");
-  const auto changed = [&](auto change) { ModelConfig m = good; change(m); return code_of(m); };
+  const auto changed = [&](auto change) {
+    ModelConfig m = good;
+    change(m);
+    return code_of(m);
+  };
   using M = ModelConfig;
-  for (std::int64_t bad : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1'000'000'000'000'000'000}, INT64_MAX, INT64_MIN}) {
-    for (auto member : {&M::hidden_size, &M::num_hidden_layers, &M::intermediate_size, &M::num_attention_heads,
-                        &M::num_key_value_heads, &M::head_dim, &M::vocab_size}) {
+  for (std::int64_t bad : {std::int64_t{0}, std::int64_t{-1},
+                           std::int64_t{1'000'000'000'000'000'000}, INT64_MAX, INT64_MIN}) {
+    for (auto member :
+         {&M::hidden_size, &M::num_hidden_layers, &M::intermediate_size, &M::num_attention_heads,
+          &M::num_key_value_heads, &M::head_dim, &M::vocab_size}) {
       CHECK(changed([&](M& m) { m.*member = bad; }) == "E0202");
     }
   }
-  for (auto member : {&M::num_experts, &M::num_experts_per_tok, &M::moe_intermediate_size, &M::sliding_window, &M::q_lora_rank,
-                      &M::first_k_dense_replace, &M::max_position_embeddings, &M::moe_layer_freq, &M::moe_layer_offset})
+  for (auto member : {&M::num_experts, &M::num_experts_per_tok, &M::moe_intermediate_size,
+                      &M::sliding_window, &M::q_lora_rank, &M::first_k_dense_replace,
+                      &M::max_position_embeddings, &M::moe_layer_freq, &M::moe_layer_offset})
     CHECK(changed([&](M& m) { m.*member = -3; }) == "E0202");
   CHECK(changed([](M& m) { m.num_key_value_heads = 5; }) == "E0202");
   CHECK(changed([](M& m) { m.num_experts_per_tok = 9; }) == "E0202");
