@@ -164,6 +164,14 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   auto stopping = [&] { return options.stop && *options.stop > 0; };
 
   bool stopped = false, is_saved = true;
+  auto save = [&] {
+    if (options.stop && *options.stop >= 2)
+      throw Error("E0602", Exit::rank_lost, fmt::format("stopped at once, after step {}", progress.step),
+                  "nothing was saved since the last checkpoint; --resume continues from there");
+    save_checkpoint(directory.checkpoints(), ranks, progress, identity);
+    saved = latest_checkpoint(directory.checkpoints()).value_or("");
+    is_saved = true;
+  };
   while (progress.step < options.steps && !(stopped = stopping())) {
     StepMetrics m;
     m.step = progress.step + 1;
@@ -193,12 +201,10 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     if (on_step) on_step(m);
     require_finite(m, saved);
     if (last || due(m.step, options.checkpoint_every) || stopping()) {
-      save_checkpoint(directory.checkpoints(), ranks, progress, identity);
-      saved = latest_checkpoint(directory.checkpoints()).value_or("");
-      is_saved = true;
+      save();
     }
   }
-  if (!is_saved) save_checkpoint(directory.checkpoints(), ranks, progress, identity);
+  if (!is_saved) save();
 
   RunReport report;
   report.stopped = stopped;

@@ -162,7 +162,7 @@ TEST_CASE("Random damage to an index never crashes and never yields an id outsid
   Scratch dir;
   std::mt19937 random(7);
   int read = 0;
-  for (int round = 0; round < 400; ++round) {
+  for (int round = 0; round < 200; ++round) {
     std::string idx = Index{}.bytes();
     for (int k = 0; k < 1 + round % 3; ++k) idx[random() % idx.size()] = static_cast<char>(random());
     dir.write("d.idx", idx);
@@ -176,7 +176,7 @@ TEST_CASE("Random damage to an index never crashes and never yields an id outsid
     });
     CHECK((code == "none" || code.starts_with("E04")));
   }
-  CHECK(read < 400);
+  CHECK(read < 200);
 }
 
 TEST_CASE("An id outside the model's vocabulary is named with its position") {
