@@ -23,7 +23,7 @@ Why need(const std::optional<T>& cell, const char* column) {
 }
 
 // A built-in model with the row's widths; layers may differ, since shortened models are measured too.
-const ModelConfig* same_shape(const Case& c, const std::vector<ModelConfig>& models) {
+const ModelConfig* same_shape(const Case& c, const BlankCells& blank, const std::vector<ModelConfig>& models) {
   for (const ModelConfig& m : models) {
     const bool experts = c.n_experts.value_or(0) == m.num_experts &&
                          (m.num_experts == 0 || c.moe_ffn.value_or(m.moe_intermediate_size) == m.moe_intermediate_size);
@@ -31,7 +31,7 @@ const ModelConfig* same_shape(const Case& c, const std::vector<ModelConfig>& mod
     if (experts && ffn && *c.hidden == m.hidden_size && *c.heads == m.num_attention_heads &&
         (m.kv_lora_rank > 0) == (c.mla.value_or(0) > 0) &&
         (m.kv_lora_rank > 0 || c.kv_heads.value_or(*c.heads) == m.num_key_value_heads) &&
-        (!c.vocab || *c.vocab == m.vocab_size))
+        (c.vocab ? *c.vocab == m.vocab_size : !blank.vocab || *blank.vocab == m.vocab_size))
       return &m;
   }
   return nullptr;
@@ -65,7 +65,7 @@ void build_family(ModelConfig& m) {
 Why build_model(const Case& c, const BlankCells& blank, const std::vector<ModelConfig>& models, ModelConfig& m) {
   for (const Why& why : {need(c.layers, "layers"), need(c.hidden, "hidden"), need(c.heads, "heads"), need(c.seq, "seq")})
     if (!why.empty()) return why;
-  const ModelConfig* known = same_shape(c, models);
+  const ModelConfig* known = same_shape(c, blank, models);
   if (known) m = *known;
   m.name = c.model.empty() ? c.id : c.model;
   m.num_hidden_layers = *c.layers;
@@ -199,7 +199,7 @@ Why tune_micro_batch(Setup& s) {
   std::int64_t chosen = 0;
   for (std::int64_t b = 1; b <= 64 && s.strategy.dp * b <= s.workload.global_batch; b *= 2) {
     s.strategy.micro_batch = b;
-    const auto result = estimate(s.model, s.cluster, s.workload, s.strategy);
+    const auto result = estimate(s);
     const Estimate* e = std::get_if<Estimate>(&result);
     if (e && e->fits && (chosen == 0 || e->time.step.value < best)) {
       best = e->time.step.value;
@@ -238,11 +238,19 @@ std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::i
   return BytesPerSecond{rate * scale / (each ? 1.0 : static_cast<double>(std::max<std::int64_t>(1, devices_per_node)))};
 }
 
+std::variant<Estimate, Infeasible> estimate(const Setup& s) {
+  return estimate(s.model, s.cluster, s.workload, s.strategy, s.runtime);
+}
+
 std::variant<Setup, std::string> set_up(const Case& c, const ValidationData& data) {
-  const auto runtime = data.runtimes.find(c.runtime);
-  if (runtime == data.runtimes.end()) return "unknown runtime '" + c.runtime + "'";
-  const BlankCells& blank = runtime->second;
   Setup s;
+  try {
+    s.runtime = data.runtime(c.runtime);
+  } catch (const Error& e) {
+    return e.message;
+  }
+  const auto found = data.blank_cells.find(c.runtime);
+  const BlankCells blank = found == data.blank_cells.end() ? BlankCells{} : found->second;
   if (Why why = build_model(c, blank, data.models, s.model); !why.empty()) return why;
   if (Why why = build_workload(c, blank, s.workload); !why.empty()) return why;
   if (Why why = build_strategy(c, blank, s.strategy); !why.empty()) return why;
