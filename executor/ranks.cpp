@@ -259,11 +259,18 @@ struct Ranks::Body {
   }
 
   void run(const std::function<void(int)>& job) {
-    crew->run(job, [this] {
-      if (!stop || *stop < 2) return;
-      for (Rank& r : ranks) r.backend->cancel();
-      world.abort("stopped at once");
-    });
+    auto stop_now = [this] { return stop && *stop >= 2; };
+    try {
+      crew->run(job, [&] {
+        if (!stop_now()) return;
+        for (Rank& r : ranks) r.backend->cancel();
+        world.abort("stopped at once");
+      });
+    } catch (const Error& e) {
+      if (e.code != "E0601" || !stop_now()) throw;
+      throw Error("E0602", Exit::rank_lost, "stopped at once, in the middle of a step",
+                  "nothing was saved since the last checkpoint; --resume continues from there");
+    }
   }
 
   // Executes one program everywhere.
