@@ -24,6 +24,25 @@ std::string in_profiles(const std::string& name) {
 
 bool has_source(const Node& n) { return n.find("source") && !n.find("source")->text.empty(); }
 
+// hardware_profiles/fitted/NAME.yaml holds what was measured or fitted about a device that
+// hardware_profiles/NAME.yaml describes by its datasheet; where both state a number, it wins.
+Device with_fitted(const std::string& name, Device device) {
+  const std::string file = in_profiles("fitted/" + name);
+  std::error_code ignored;
+  if (!fs::is_regular_file(file, ignored)) return device;
+  return read_device_fields(parse_yaml(read_profile_file(file), file), {}, false,
+                            std::move(device));
+}
+Link with_fitted_link(const std::string& name, Link link) {
+  const std::string file = in_profiles("fitted/links");
+  std::error_code ignored;
+  if (!fs::is_regular_file(file, ignored)) return link;
+  const Node links = parse_yaml(read_profile_file(file), file);
+  require(links, Node::Kind::map, "links");
+  const Node* n = links.find(name);
+  return n ? read_link_fields(*n, {}, has_source(links), std::move(link)) : link;
+}
+
 }  // namespace
 
 std::vector<std::string> device_names() {
@@ -56,7 +75,7 @@ Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
     if (key.text == "source") continue;
     names.push_back(key.text);
     if (key.text != name) continue;
-    Link link = read_link_fields(value, {}, has_source(links));
+    Link link = with_fitted_link(name, read_link_fields(value, {}, has_source(links)));
     link.bandwidth = link.bandwidth * share;
     return link;
   }
@@ -98,7 +117,9 @@ DeviceFile read_device_profile(const std::string& name) {
                 guess.empty() ? more : guess + " · " + more);
   }
   DeviceFile out = read_device_file(parse_yaml(read_profile_file(file), file));
-  if (out.cluster.device.name.empty()) out.cluster.device.name = fs::path(file).stem().string();
+  Device& device = out.cluster.device;
+  if (file == in_profiles(name)) device = with_fitted(name, std::move(device));
+  if (device.name.empty()) device.name = fs::path(file).stem().string();
   return out;
 }
 

@@ -155,13 +155,12 @@ struct Read {
 
 template <class T>
 T read_fields(const Node& n, const std::vector<ProfileField<T>>& fields,
-              std::vector<std::string> more, bool sourced, const std::string& where) {
+              std::vector<std::string> more, bool sourced, const std::string& where, T out) {
   require(n, Node::Kind::map, where);
   more.push_back("source");
   for (const auto& f : fields) more.push_back(f.key);
   only_keys(n, more, where);
   if (const Node* s = n.find("source")) sourced = !read_text(*s, "source").empty() || sourced;
-  T out;
   for (const auto& f : fields) {
     const Node* value = n.find(f.key);
     if (!value || value->kind == Node::Kind::null) continue;
@@ -224,11 +223,13 @@ struct Write {
 
 }  // namespace
 
-Device read_device_fields(const Node& n, const std::vector<std::string>& more_keys, bool sourced) {
-  return read_fields(n, device_fields(), more_keys, sourced, "a device");
+Device read_device_fields(const Node& n, const std::vector<std::string>& more_keys, bool sourced,
+                          Device base) {
+  return read_fields(n, device_fields(), more_keys, sourced, "a device", std::move(base));
 }
-Link read_link_fields(const Node& n, const std::vector<std::string>& more_keys, bool sourced) {
-  return read_fields(n, link_fields(), more_keys, sourced, "a link");
+Link read_link_fields(const Node& n, const std::vector<std::string>& more_keys, bool sourced,
+                      Link base) {
+  return read_fields(n, link_fields(), more_keys, sourced, "a link", std::move(base));
 }
 
 std::string to_yaml(const Device& device) {

@@ -28,8 +28,10 @@ const std::vector<ProfileField<Link>>& link_fields();
 // its own
 // (`{value: 80 GiB, source: …}`) or that of an enclosing mapping; `sourced` says that one was seen
 // above.
-Device read_device_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced);
-Link read_link_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced);
+Device read_device_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced,
+                          Device base = {});
+Link read_link_fields(const Node&, const std::vector<std::string>& more_keys, bool sourced,
+                      Link base = {});
 
 std::string to_yaml(const Device&);
 

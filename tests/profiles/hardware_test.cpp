@@ -162,6 +162,42 @@ TEST_CASE("a cluster file names devices and links or writes them out") {
   }
 }
 
+TEST_CASE("what was fitted about a device overrides its datasheet number by number") {
+  namespace fs = std::filesystem;
+  const fs::path data = fs::temp_directory_path() / "llmplan_fitted_test";
+  fs::remove_all(data);
+  fs::create_directories(data / "models");
+  fs::create_directories(data / "hardware_profiles/fitted");
+  const auto write = [&](const char* name, const char* text) {
+    std::ofstream(data / "hardware_profiles" / name) << text;
+  };
+  write("toy.yaml",
+        "source: datasheet\nmemory: 1 GiB\nmemory_bandwidth: 10 GB/s\n"
+        "node: {devices: 2, intra: wire, inter: wire}\n");
+  write("links.yaml", "source: datasheet\nwire: {name: w, bandwidth: 4 GB/s, latency: 1 us}\n");
+  write("fitted/toy.yaml", "source: fit\nmemory_efficiency: 0.8\nmemory_bandwidth: 9 GB/s\n");
+  write("fitted/links.yaml", "wire: {source: fit, efficiency: [[1e3, 0.1], [1e6, 0.9]]}\n");
+  const char* before = std::getenv("LLMPLAN_DATA");
+  const std::string saved = before ? before : "";
+  setenv("LLMPLAN_DATA", data.c_str(), 1);
+  CHECK(device_names() == std::vector<std::string>{"toy"});
+  const Cluster c = read_cluster("2x2xtoy");
+  CHECK(c.device.memory == 1_GiB);
+  CHECK(c.device.memory_bandwidth.value == 9e9);
+  CHECK(c.device.memory_efficiency.at(1) == 0.8);
+  CHECK(c.intra.bandwidth.value == 4e9);
+  CHECK(c.intra.efficiency.at(1e6) == 0.9);
+  write("fitted/toy.yaml", "memory_efficiency: 0.8\n");
+  CHECK(code_of("toy") == "E0114");
+  setenv("LLMPLAN_DATA", (data / "hardware_profiles").c_str(), 1);
+  CHECK(code_of("toy") == "E0521");
+  if (before)
+    setenv("LLMPLAN_DATA", saved.c_str(), 1);
+  else
+    unsetenv("LLMPLAN_DATA");
+  fs::remove_all(data);
+}
+
 TEST_CASE("the local machine has this machine's cores and memory, with and without a calibration") {
   const auto cache = std::filesystem::temp_directory_path() / "llmplan_local_test";
   std::filesystem::remove_all(cache);
