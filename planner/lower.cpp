@@ -19,34 +19,15 @@ namespace {
 constexpr double kMaxLayerPasses = 1e6;
 
 Infeasible find_obstacle(const Plan& plan) {
-  const Strategy& s = plan.strategy;
   const ModelConfig& m = plan.model;
   const auto text = [](std::int64_t n) { return std::to_string(n); };
   if (const std::string why = why_not_runnable(m); !why.empty())
     return {"model", "the model " + m.name + " (" + why + ")",
-            "programs exist for dense Llama-family decoders: RMSNorm, RoPE, SwiGLU, no biases"};
-  const std::int64_t seq = sequence_length(m, plan.workload);
-  if (m.sliding_window > 0 && m.sliding_window < seq)
-    return {"model", "attention in a window of " + text(m.sliding_window) + " tokens",
-            "use --seq " + text(m.sliding_window) + " or less, where the window sees every token"};
-  if (s.cp > 1) return {"cp", "context parallelism", "use --cp 1; --tp N --sp splits activations too"};
-  if (s.ep > 1) return {"ep", "expert parallelism", "use --ep 1"};
-  if (s.schedule == Schedule::interleaved || s.schedule == Schedule::zb_h1 || s.vpp > 1)
-    return {"schedule", "the schedule " + std::string(name_of(s.schedule)), "use --schedule 1f1b or gpipe"};
-  if (s.zero >= 2) return {"zero", "ZeRO-" + text(s.zero), "use --zero 1 or --zero 0"};
-  if (s.recompute == Recompute::selective)
-    return {"recompute", "selective recomputation", "use --recompute none or full"};
-  if (s.attention != AttentionKernel::flash) return {"attention", "unfused attention", "use --attention flash"};
-  if (s.offload != Offload{}) return {"offload", "offloading", "leave out --offload"};
-  const OptimizerKind optimizer = plan.workload.optimizer.kind;
-  if (optimizer != OptimizerKind::adamw)
-    return {"optimizer", "the optimizer " + std::string(name_of(optimizer)), "use --optimizer adamw"};
-  if (m.num_key_value_heads % s.tp != 0)
-    return {"kv_heads", "tp=" + text(s.tp) + " over " + text(m.num_key_value_heads) + " key/value heads",
-            "choose a tp that divides them"};
-  const DType t = plan.workload.precision;
-  if (t != DType::fp32 && t != DType::bf16 && t != DType::fp16)
-    return {"precision", "the precision " + std::string(name_of(t)), "use --precision bf16, fp16 or fp32"};
+            "programs exist for dense Llama-like decoders: RMSNorm, RoPE, SwiGLU, no biases"};
+  if (const std::string why = why_not_lowerable(m, plan.workload, plan.strategy); !why.empty())
+    return {"strategy", why,
+            "programs exist for tp, sp, dp and pp with --schedule 1f1b or gpipe, --zero 0 or 1, --recompute none, full "
+            "or N, --attention flash, --optimizer adamw, --precision fp32, fp16 or bf16"};
   if (m.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
     return {"layers", "a model of " + text(m.num_hidden_layers) + " layers", "programs number up to 32767"};
   if (static_cast<double>(plan.micro_batches()) * static_cast<double>(m.num_hidden_layers) > kMaxLayerPasses)

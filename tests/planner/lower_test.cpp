@@ -292,6 +292,23 @@ TEST_CASE("data parallelism reduces every gradient once per step, however many m
   }
 }
 
+TEST_CASE("under sequence parallelism the norms' gradients, and only they, are summed over tp at the end") {
+  for (bool sp : {false, true}) {
+    Strategy s;
+    s.tp = 2, s.pp = 2, s.sp = sp;
+    for (const Program& p : lower(tiny_plan(s, 2))) {
+      std::int64_t norms = 0, begin = -1;
+      for (const Param& q : p.params)
+        if (q.tp_dim < 0) norms += q.elements(), begin = begin < 0 ? q.begin : begin;
+      std::vector<Ref> summed;
+      for (const Instr& i : p.instrs)
+        if (auto* c = as<Collective>(i); c && c->axis == Axis::tp && i.phase == Phase::optimizer) summed.push_back(i.writes[0]);
+      if (sp) CHECK(summed == std::vector<Ref>{{p.gradients, {4 * begin}, {4 * norms}}});
+      else CHECK(summed.empty());
+    }
+  }
+}
+
 TEST_CASE("a tied head on another stage sums its gradient with the embedding's, on both stages, before dp") {
   Strategy s;
   s.pp = 3, s.dp = 2;
