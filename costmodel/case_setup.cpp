@@ -149,7 +149,8 @@ Why build_batch(const Case& c, const BlankCells& blank, Workload& w, Strategy& s
   if (!c.global_batch && !(blank.no_accumulation && c.micro_batch)) return "'global_batch' is blank";
   w.global_batch = c.global_batch ? *c.global_batch : *c.micro_batch * s.dp;
   if (c.micro_batch) s.micro_batch = *c.micro_batch;
-  else if (blank.no_accumulation && w.global_batch % s.dp == 0) s.micro_batch = w.global_batch / s.dp;
+  else if (s.pp > 1 && blank.pipeline_micro_batch) s.micro_batch = *blank.pipeline_micro_batch;
+  else if (s.pp == 1 && blank.no_accumulation && w.global_batch % s.dp == 0) s.micro_batch = w.global_batch / s.dp;
   else if (blank.tuned_micro_batch) s.micro_batch = 0;
   else return "'micro_batch' is blank";
   return "";

@@ -34,19 +34,21 @@ std::variant<double, std::string> measured_step(const Case& c, const BlankCells&
     const double tokens = static_cast<double>(s.workload.global_batch) * static_cast<double>(s.workload.seq);
     return tokens / (*c.tokens_per_s_per_device * devices);
   }
-  const auto count = convention(c, blank);
+  if (!c.tflops_per_device && !c.mfu) return "no time is measured";
+  auto count = convention(c, blank);
   if (const auto* why = std::get_if<std::string>(&count)) return *why;
+  auto& counted = std::get<FlopsConvention>(count);
   double rate = 0;  // FLOP/s per device
   if (c.tflops_per_device) {
     rate = *c.tflops_per_device * 1e12;
-  } else if (c.mfu) {
+  } else {
     const auto peak = s.cluster.device.peak.find(s.workload.precision);
     if (peak == s.cluster.device.peak.end()) return "only MFU is measured, and the device's peak is not known";
     rate = *c.mfu * peak->second.value;
-  } else {
-    return "no time is measured";
+    // MFU never counts recomputation; with it, the figure would be HFU.
+    if (counted == FlopsConvention::hardware_recompute) counted = FlopsConvention::model_full;
   }
-  return counted_flops(std::get<FlopsConvention>(count), s.model, s.workload, s.strategy).value / (rate * devices);
+  return counted_flops(counted, s.model, s.workload, s.strategy).value / (rate * devices);
 }
 
 // torchtitan and nanotron print GiB under the label GB.
@@ -109,6 +111,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   };
 
   // What a row has to say, whether or not it can be predicted: a run that failed has no time.
+  const bool analytical = contains(lower(c.memory_kind), "analytical");  // no run at all
   const bool has_time = c.step_time_s || c.tokens_per_s_per_device || c.tflops_per_device || c.mfu;
   const bool wants_time = has_time || !failed(c);
   const auto setup = set_up(c, data);
@@ -117,21 +120,21 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   const Estimate* e = nullptr;
   std::variant<Estimate, Infeasible> result;
   if (why.empty()) {
-    const Setup& s = std::get<Setup>(setup);
-    result = estimate(s.model, s.cluster, s.workload, s.strategy);
+    result = estimate(std::get<Setup>(setup));
     e = std::get_if<Estimate>(&result);
     if (!e) why = std::get<Infeasible>(result).reason;
   }
   if (!why.empty()) {
     if (wants_time) skip("step_time", why);
     if (c.peak_memory) skip("peak_memory", why);
-    if (failed(c) || c.outcome == "ok") skip("oom", why);
+    if (!analytical) skip("oom", why);
     return out;
   }
 
   const Setup& s = std::get<Setup>(setup);
   if (wants_time) {
-    const auto measured = measured_step(c, data.runtimes.at(c.runtime), s);
+    const auto blank = data.blank_cells.find(c.runtime);
+    const auto measured = measured_step(c, blank == data.blank_cells.end() ? BlankCells{} : blank->second, s);
     if (const auto* reason = std::get_if<std::string>(&measured)) skip("step_time", *reason);
     else if (const double t = std::get<double>(measured); !(t > 0)) skip("step_time", "the measured time is not positive");
     else add("step_time", t, e->time.step.value, e->time.step.value / t - 1);
@@ -142,7 +145,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
     else if (const double b = std::get<double>(measured); !(b > 0)) skip("peak_memory", "the measured memory is not positive");
     else add("peak_memory", b, predicted_bytes(c, *e), predicted_bytes(c, *e) / b - 1);
   }
-  if (s.cluster.device.memory.value > 0)
+  if (s.cluster.device.memory.value > 0 && !analytical)
     add("oom", failed(c), !e->fits, static_cast<double>(!e->fits) - static_cast<double>(failed(c)));
   return out;
 }

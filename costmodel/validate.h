@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "costmodel/estimate.h"
+#include "costmodel/runtime.h"
 
 namespace llmplan {
 
@@ -68,7 +69,8 @@ struct BlankCells {
   std::optional<std::int64_t> vocab, zero, sp;
   std::string mlp, precision, recompute, attention;
   bool tuned_micro_batch = false;  // the runs were tuned: the micro-batch that llmplan finds fastest
-  bool no_accumulation = false;    // one micro-batch per step: either batch size gives the other
+  bool no_accumulation = false;    // one micro-batch per step where pp = 1: either batch size gives the other
+  std::optional<std::int64_t> pipeline_micro_batch;  // where pp > 1
   FlopsConvention flops = FlopsConvention::model_full;
 };
 
@@ -76,7 +78,8 @@ struct BlankCells {
 struct ValidationData {
   // nodes × devices per node × device; throws Error for an unknown device.
   std::function<Cluster(const std::string& device, std::int64_t nodes, std::int64_t devices_per_node)> cluster;
-  std::map<std::string, BlankCells> runtimes;
+  std::function<Runtime(const std::string& runtime)> runtime;  // throws Error for an unknown one
+  std::map<std::string, BlankCells> blank_cells;               // by runtime
   std::vector<ModelConfig> models;  // complete what the columns cannot say (MLA's ranks, norms, tied heads)
 };
 
@@ -85,7 +88,9 @@ struct Setup {
   Cluster cluster;
   Workload workload;
   Strategy strategy;
+  Runtime runtime;
 };
+std::variant<Estimate, Infeasible> estimate(const Setup&);
 // The inputs of estimate(), or why there are none.
 std::variant<Setup, std::string> set_up(const Case&, const ValidationData&);
 // BytesPerSecond per device and direction from the source's own words, e.g. "8x200Gb/s HDR IB" per node.

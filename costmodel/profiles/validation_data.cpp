@@ -25,8 +25,8 @@ FlopsConvention read_convention(const Node& n) {
 }
 
 BlankCells read_one(const Node& map, const std::string& runtime) {
-  only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "accumulation", "flops",
-                  "source"},
+  only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "accumulation",
+                  "pipeline_micro_batch", "flops", "source"},
             "the blank cells of " + runtime);
   BlankCells b;
   const auto integer = [&](const char* key, std::optional<std::int64_t>& to) {
@@ -36,6 +36,7 @@ BlankCells read_one(const Node& map, const std::string& runtime) {
     if (const Node* n = map.find(key)) to = read_text(*n, key);
   };
   integer("vocab", b.vocab), integer("zero", b.zero), integer("sp", b.sp);
+  integer("pipeline_micro_batch", b.pipeline_micro_batch);
   text("mlp", b.mlp), text("precision", b.precision), text("recompute", b.recompute), text("attention", b.attention);
   if (const Node* n = map.find("micro_batch")) {
     if (n->text != "tuned") fail(*n, "E0107", "micro_batch has no default but 'tuned'", "write: micro_batch: tuned");

@@ -113,6 +113,24 @@ TEST_CASE("time comes from the step, else from tokens/s, else from TFLOP/s in th
   CHECK(measured[3] == doctest::Approx(96 * b * s * l * h * h * (1 + s / (6 * h) + v / (16 * l * h)) / (8 * 140e12)));
 }
 
+TEST_CASE("MFU is turned into time without recomputation, whatever else the source counts") {
+  // Megatron-LM's README: GPT-22B with selective recomputation, MFU 41.5 %; Korthikanti et al. 2022: 1.10 s.
+  const ValidationData data = validation_data();
+  Case c = cases(row("mfu", ",,,,,,"))[0];
+  c.mfu = 0.415;
+  CHECK(only(compare(c, data), "step_time").measured == doctest::Approx(1.10).epsilon(0.01));
+  c.tflops_convention = "hardware_with_recompute";
+  CHECK(only(compare(c, data), "step_time").measured == doctest::Approx(1.10).epsilon(0.01));
+}
+
+TEST_CASE("memory that a source calculated is no run, so it neither fits nor fails") {
+  const auto result = compare(cases(row("a", ",,,,60,GiB,analytical params_opt+act"))[0], validation_data());
+  for (const Comparison& c : result) {
+    CHECK(c.metric != "oom");
+    CHECK(c.skipped);
+  }
+}
+
 TEST_CASE("6N + 12Lhs counts what llm-foundry and torchtitan count") {
   const ValidationData data = validation_data();
   auto c = cases(row("a", "1,,,,,,"))[0];
