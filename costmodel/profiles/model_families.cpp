@@ -1,6 +1,7 @@
 // What each transformers class assumes where its config.json is silent, and what its own keys mean.
 // Defaults: configuration_<type>.py of transformers 5; for the classes that transformers lacks
-// (baichuan, chatglm, internlm, internlm2, aquila) the configuration_*.py published beside the
+// (baichuan, chatglm, internlm, internlm2, qwen, deepseek,
+// aquila) the configuration_*.py published beside the
 // weights.
 #include <algorithm>
 #include <string>
@@ -90,6 +91,7 @@ void deepseek(const Node& n, ModelConfig& m, std::int64_t shared_experts) {
         shared_experts * std::min<std::int64_t>(m.moe_intermediate_size, 1 << 24);
   if (m.kv_lora_rank) m.head_dim = m.qk_nope_head_dim + m.qk_rope_head_dim;
 }
+void deepseek_v1(const Node& n, ModelConfig& m) { deepseek(n, m, 0); }
 void deepseek_v2(const Node& n, ModelConfig& m) { deepseek(n, m, 2); }
 void deepseek_v3(const Node& n, ModelConfig& m) { deepseek(n, m, 1); }
 
@@ -101,6 +103,14 @@ void mixtral(const Node& n, ModelConfig& m) {
 void gpt2(const Node& n, ModelConfig& m) {
   activation(n, m);
   four_times(m);
+}
+
+// The first Qwen states both halves of its gated MLP as one width; c_attn has a bias even with
+// no_bias.
+void qwen(const Node& n, ModelConfig& m) {
+  m.intermediate_size /= 2;
+  m.qkv_bias = true;
+  m.attention_out_bias = m.mlp_bias = !flag(n, "no_bias", true);
 }
 
 void falcon(const Node& n, ModelConfig& m) {
@@ -202,6 +212,13 @@ const std::vector<ModelFamily>& model_families() {
        "num_experts: 8, num_experts_per_tok: 2",
        {act},
        mixtral},
+      {"qwen",
+       {"QWenLMHeadModel"},
+       "hidden_size: 4096, num_hidden_layers: 32, intermediate_size: 22016, num_attention_heads: "
+       "32, "
+       "vocab_size: 151936, max_position_embeddings: 8192, rms_norm_eps: 1e-6",
+       {"no_bias"},
+       qwen},
       {"qwen2",
        {"Qwen2ForCausalLM"},
        "hidden_size: 4096, num_hidden_layers: 32, intermediate_size: 22016, num_attention_heads: "
@@ -239,6 +256,14 @@ const std::vector<ModelFamily>& model_families() {
        "num_experts_per_tok: 8, moe_intermediate_size: 768",
        {act, "attention_bias", "use_sliding_window"},
        qwen3_moe},
+      {"deepseek",
+       {"DeepseekForCausalLM"},
+       "hidden_size: 4096, num_hidden_layers: 30, intermediate_size: 11008, num_attention_heads: "
+       "32, "
+       "vocab_size: 102400, max_position_embeddings: 2048, rms_norm_eps: 1e-6, "
+       "moe_intermediate_size: 1407",
+       {act, "attention_bias", "n_shared_experts"},
+       deepseek_v1},
       {"deepseek_v2",
        {"DeepseekV2ForCausalLM"},
        "hidden_size: 4096, num_hidden_layers: 32, intermediate_size: 11008, num_attention_heads: "

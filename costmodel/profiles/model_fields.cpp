@@ -129,7 +129,9 @@ void read_rope_scaling(const Node& n, ModelConfig& m, bool strict) {
   if (strict)
     only_keys(n,
               {"rope_type", "type", "factor", "low_freq_factor", "high_freq_factor",
-               "original_max_position_embeddings", "rope_theta"},
+               "original_max_position_embeddings", "rope_theta", "partial_rotary_factor",
+               "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor",
+               "long_factor", "short_factor"},
               "rope_scaling");
   RopeScaling& r = m.rope_scaling;
   for (const char* key : {"type", "rope_type"})

@@ -1,5 +1,6 @@
 // Device profiles, links and clusters.
 #include <doctest/doctest.h>
+#include <sched.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -218,6 +219,16 @@ TEST_CASE("the local machine has this machine's cores and memory, with and witho
   CHECK(plain.intra.bandwidth.value > 1e9);
   CHECK(plain.device.memory > 64_MiB);
   CHECK(read_cluster("local") == plain);
+  // One core by affinity is one core, whatever the machine has.
+  cpu_set_t all, one;
+  REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+  CHECK(plain.device.cores <= CPU_COUNT(&all));
+  CPU_ZERO(&one);
+  for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++i)
+    if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+  CHECK(local_cluster().device.cores == 1);
+  REQUIRE(sched_setaffinity(0, sizeof all, &all) == 0);
 
   Device calibrated = plain.device;
   calibrated.peak[DType::fp32] = {1.25e11};

@@ -74,6 +74,17 @@ TEST_CASE("built-in models have as many parameters as transformers or their auth
   }
 }
 
+TEST_CASE("a config.json with no key but model_type is the class's own default model") {
+  const json all = golden("param_counts.json").at("defaults");
+  CHECK(all.size() == 20);
+  for (const auto& [type, entry] : all.items()) {
+    CAPTURE(type);
+    const ModelConfig m = from_config_json(entry.at("config"));
+    CHECK(parameters(m) == entry.at("parameters").get<std::int64_t>());
+    CHECK(active_parameters(m) == entry.at("active").get<std::int64_t>());
+  }
+}
+
 TEST_CASE("well-known models have their well-known sizes") {
   CHECK(parameters(read_model("llama-2-70b")) == 68'976'648'192);
   CHECK(parameters(read_model("llama-3.1-8b")) == 8'030'261'248);

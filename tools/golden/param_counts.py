@@ -4,6 +4,7 @@
   param_counts.json  every models/*.yaml whose model_type transformers has: the model is built on the meta
                      device from the same keys, and its parameters are counted, all and active.
                      The other model types carry counts published by their authors, with the place.
+                     And each class as it is with no key given at all: its defaults.
   tensors.json       small configurations of each model_type, written so that each optional key is used and
                      each default is relied on somewhere: names and shapes in the checkpoint that
                      save_pretrained writes.
@@ -32,6 +33,9 @@ PUBLISHED = {
     "chatglm2-6b": (6243584000, "pytorch_model.bin.index.json of THUDM/chatglm2-6b"),
     "chatglm3-6b": (6243584000, "pytorch_model.bin.index.json of THUDM/chatglm3-6b"),
     "glm-4-9b": (9399951360, "model.safetensors.index.json of THUDM/glm-4-9b, less inv_freq"),
+    "qwen-7b": (7721324544, "safetensors metadata of Qwen/Qwen-7B"),
+    "qwen-14b": (14167290880, "safetensors metadata of Qwen/Qwen-14B"),
+    "deepseek-moe-16b": (16375728128, "safetensors metadata of deepseek-ai/deepseek-moe-16b-base"),
     "internlm2-7b": (7737708544, "safetensors metadata of internlm/internlm2-7b"),
     "internlm2-20b": (19861149696, "safetensors metadata of internlm/internlm2-20b"),
 }
@@ -138,6 +142,11 @@ def tensors():
     write("tensors.json", {"versions": {"transformers": transformers.__version__, "torch": torch.__version__}, "cases": out})
 
 
+def meta_count(config):
+    with torch.device("meta"):
+        return count(AutoModelForCausalLM.from_config(config))
+
+
 def counts():
     out = {}
     for file in sorted(os.listdir(os.path.join(ROOT, "models"))):
@@ -154,12 +163,17 @@ def counts():
         except ValueError:
             print("no class and no published count:", name)
             continue
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        total, active = count(model)
+        total, active = meta_count(config)
         out[name] = {"parameters": total, "active": active, "source": "transformers"}
         print(name, total, active)
-    write("param_counts.json", {"versions": {"transformers": transformers.__version__, "torch": torch.__version__}, "models": out})
+    defaults = {}
+    for model_type in sorted({t for t, _ in CASES}):
+        # The two classes that have no default for these.
+        keys = {"deepseek_v2": {"num_experts_per_tok": 6}, "nemotron": {"num_key_value_heads": 8}}.get(model_type, {})
+        total, active = meta_count(AutoConfig.for_model(model_type, **keys))
+        defaults[model_type] = {"config": {"model_type": model_type, **keys}, "parameters": total, "active": active}
+    write("param_counts.json", {"versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+                                "models": out, "defaults": defaults})
 
 
 def json_value(v):
