@@ -27,15 +27,15 @@ NOT_CONFIG = {"name", "model_type", "source"}
 PUBLISHED = {
     "baichuan-7b": (7000559616, "https://github.com/baichuan-inc/Baichuan-7B README"),
     "baichuan-13b": (13264901120, "https://github.com/baichuan-inc/Baichuan-13B README, model table"),
-    "baichuan2-7b": (7505973248, "safetensors metadata of baichuan-inc/Baichuan2-7B-Base"),
-    "baichuan2-13b": (13896668160, "safetensors metadata of baichuan-inc/Baichuan2-13B-Base"),
+    "baichuan2-7b": (7000559616 + 2 * 4096 * (125696 - 64000), "Baichuan-7B's count with 125,696 rows in both embeddings (config.json of Baichuan2-7B-Base)"),
+    "baichuan2-13b": (13264901120 + 2 * 5120 * (125696 - 64000), "Baichuan-13B's count with 125,696 rows in both embeddings (config.json of Baichuan2-13B-Base)"),
     # total_size 12,487,168,064 B of bf16, less rotary_pos_emb.inv_freq (32 values)
     "chatglm2-6b": (6243584000, "pytorch_model.bin.index.json of THUDM/chatglm2-6b"),
     "chatglm3-6b": (6243584000, "pytorch_model.bin.index.json of THUDM/chatglm3-6b"),
     "glm-4-9b": (9399951360, "model.safetensors.index.json of THUDM/glm-4-9b, less inv_freq"),
     "qwen-7b": (7721324544, "safetensors metadata of Qwen/Qwen-7B"),
     "qwen-14b": (14167290880, "safetensors metadata of Qwen/Qwen-14B"),
-    "deepseek-moe-16b": (16375728128, "safetensors metadata of deepseek-ai/deepseek-moe-16b-base"),
+    "deepseek-moe-16b": (16375728128, "safetensors metadata of deepseek-ai/deepseek-moe-16b-base", 2828650496),
     "internlm2-7b": (7737708544, "safetensors metadata of internlm/internlm2-7b"),
     "internlm2-20b": (19861149696, "safetensors metadata of internlm/internlm2-20b"),
 }
@@ -156,7 +156,7 @@ def counts():
         # yaml 1.1 reads 1e-5 as text; JSON reads it as everybody expects.
         config = {k: json_value(v) for k, v in keys.items() if k not in NOT_CONFIG}
         if name in PUBLISHED:
-            out[name] = {"parameters": PUBLISHED[name][0], "source": PUBLISHED[name][1]}
+            out[name] = dict(zip(("parameters", "source", "active"), PUBLISHED[name]))
             continue
         try:
             config = AutoConfig.for_model(model_type, **config)
