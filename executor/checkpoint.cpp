@@ -64,6 +64,16 @@ const SafeTensor& expect(const SafeTensors& file, const std::string& name, const
   return *t;
 }
 
+void fill_tensor(Ranks& ranks, State state, const std::string& name, const SafeTensors& file, const SafeTensor& tensor) {
+  std::vector<float> piece;
+  const std::int64_t n = tensor.elements();
+  for (std::int64_t first = 0; first < n; first += kPiece) {
+    piece.resize(static_cast<std::size_t>(std::min(kPiece, n - first)));
+    file.read(tensor, first, piece);
+    ranks.write(state, name, first, piece);
+  }
+}
+
 }  // namespace
 
 void save_checkpoint(const std::string& directory, const Ranks& ranks, const Progress& progress, const Identity& identity) {
@@ -77,8 +87,8 @@ void save_checkpoint(const std::string& directory, const Ranks& ranks, const Pro
                                                  {"identity", nlohmann::json(identity).dump()}};
   std::size_t n = ranks.tensors().size();
   write_safetensors(fmt::format("{}/{}{:08}{}", directory, kPrefix, progress.step, kSuffix), tensors, metadata,
-                    [&](std::size_t i, std::span<float> out) {
-                      ranks.read(kKinds[i / n].state, ranks.tensors()[i % n].name, out);
+                    [&](std::size_t i, std::int64_t first, std::span<float> out) {
+                      ranks.read(kKinds[i / n].state, ranks.tensors()[i % n].name, first, out);
                     });
   auto all = list(directory);
   for (std::size_t i = 0; i + kKept < all.size(); ++i) ::unlink(all[i].second.c_str());
@@ -105,8 +115,7 @@ Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& 
     if (was != value) mismatch(path, fmt::format("{} was {} there and is {} here", key, was, value));
   }
   for (auto& kind : kKinds)
-    for (auto& t : ranks.tensors())
-      ranks.write(kind.state, t.name, file.read(expect(file, kind.prefix + t.name, t)));
+    for (auto& t : ranks.tensors()) fill_tensor(ranks, kind.state, t.name, file, expect(file, kind.prefix + t.name, t));
   return {number(file, "step"), number(file, "samples")};
 }
 
@@ -118,13 +127,15 @@ void load_weights(const std::string& path, Ranks& ranks) {
     if (!known && t.name != "lm_head.weight" && !t.name.ends_with("rotary_emb.inv_freq"))
       mismatch(path, fmt::format("the model has no tensor '{}'", t.name));
   }
-  for (auto& t : ranks.tensors()) ranks.write(State::weights, t.name, file.read(expect(file, t.name, t)));
+  for (auto& t : ranks.tensors()) fill_tensor(ranks, State::weights, t.name, file, expect(file, t.name, t));
 }
 
 void export_weights(const std::string& directory, const Ranks& ranks, const ModelConfig& m) {
   make_directory(directory);
   write_safetensors(directory + "/model.safetensors", ranks.tensors(), {{"format", "pt"}},
-                    [&](std::size_t i, std::span<float> out) { ranks.read(State::weights, ranks.tensors()[i].name, out); });
+                    [&](std::size_t i, std::int64_t first, std::span<float> out) {
+                      ranks.read(State::weights, ranks.tensors()[i].name, first, out);
+                    });
   nlohmann::ordered_json config = {
       {"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"hidden_size", m.hidden_size},
       {"num_hidden_layers", m.num_hidden_layers}, {"intermediate_size", m.intermediate_size},

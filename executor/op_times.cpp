@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "executor/statistics.h"
 #include "planner/simulate.h"
+#include "planner/trace.h"
 
 namespace llmplan {
 
@@ -71,25 +70,10 @@ std::vector<OpKindTime> OpTimes::result() const {
 std::string trace_json(const Ranks& ranks) {
   const auto& programs = ranks.programs().programs;
   const int per_stage = ranks.size() / static_cast<int>(programs.size());
-  std::string out = "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n";
-  for (int r = 0; r < ranks.size(); ++r) {
-    const Program& p = programs[static_cast<std::size_t>(r / per_stage)];
-    out += fmt::format(R"({{"ph":"M","name":"process_name","pid":{},"args":{{"name":"rank {} stage {}"}}}},)"
-                       "\n", r, r, p.stage);
-    for (int s = 0; s < kStreams; ++s)
-      out += fmt::format(R"({{"ph":"M","name":"thread_name","pid":{},"tid":{},"args":{{"name":"{}"}}}},)"
-                         "\n", r, s, name_of(static_cast<Stream>(s)));
-    const Timeline& t = ranks.timeline(r);
-    for (std::size_t i = 0; i < t.size(); ++i) {
-      const Instr& in = p.instrs[i];
-      out += fmt::format(R"({{"ph":"X","name":"{}","cat":"{}","ts":{:.3f},"dur":{:.3f},"pid":{},"tid":{},"args":{{"layer":{},"micro_batch":{},"instr":{}}}}},)"
-                         "\n",
-                         kind_of(in.op), name_of(in.phase), t[i].start.value * 1e6, (t[i].finish - t[i].start).value * 1e6, r,
-                         static_cast<int>(in.stream), in.layer, in.micro_batch, i);
-    }
-  }
-  out.resize(out.size() - 2);  // the last comma
-  return out + "\n]}\n";
+  std::vector<Track> tracks;
+  for (int r = 0; r < ranks.size(); ++r)
+    tracks.push_back({fmt::format("rank {}", r), &programs[static_cast<std::size_t>(r / per_stage)], &ranks.timeline(r)});
+  return trace_json(tracks);
 }
 
 }  // namespace llmplan

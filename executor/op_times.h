@@ -26,7 +26,7 @@ class OpTimes {
   std::size_t next_ = 0;
 };
 
-// Chrome's trace format: the measured timeline of a step, a process per rank and a thread per stream.
+// The measured timeline of the last step in Chrome's trace format, a process per rank.
 std::string trace_json(const Ranks&);
 
 }  // namespace llmplan

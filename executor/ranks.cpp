@@ -350,20 +350,21 @@ double Ranks::evaluate(std::int64_t batches, const SampleSource& samples) {
   return counted > 0 ? loss / counted : -1;
 }
 
-void Ranks::read(State state, const std::string& name, std::span<float> out) const {
+void Ranks::read(State state, const std::string& name, std::int64_t first, std::span<float> out) const {
   Body& b = *body_;
   auto [stage, param] = b.find(name).front();
+  const std::int64_t end = first + static_cast<std::int64_t>(out.size());
   for (int tp = 0; tp < (param->tp_dim < 0 ? 1 : b.world_tp()); ++tp)
-    for_each_run(*param, tp, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+    for_each_run(*param, tp, first, end, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
       b.pieces(state, tp, stage, -1, param->begin + local, count, [&](std::span<float> values, std::int64_t offset) {
-        std::copy(values.begin(), values.end(), out.begin() + global + offset);
+        std::copy(values.begin(), values.end(), out.begin() + global - first + offset);
       });
     });
 }
 
 std::vector<float> Ranks::read(State state, const std::string& name) const {
   std::vector<float> out(static_cast<std::size_t>(full_elements(*body_->find(name).front().param)));
-  read(state, name, out);
+  read(state, name, 0, out);
   return out;
 }
 
@@ -387,16 +388,18 @@ std::string Ranks::first_difference() const {
   return "";
 }
 
-void Ranks::write(State state, const std::string& name, std::span<const float> values) {
+void Ranks::write(State state, const std::string& name, std::int64_t first, std::span<const float> values) {
   Body& b = *body_;
+  const std::int64_t end = first + static_cast<std::int64_t>(values.size());
   for (auto [stage, param] : b.find(name))
     for (int dp = 0; dp < b.world_dp(); ++dp)
       for (int tp = 0; tp < b.world_tp(); ++tp) {
-        b.pieces(state, tp, stage, dp, param->begin, param->elements(),  // vocabulary padding
-                 [](std::span<float> part, std::int64_t) { std::fill(part.begin(), part.end(), 0.f); });
-        for_each_run(*param, tp, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+        if (first == 0)  // vocabulary padding, which no element of the whole tensor reaches
+          b.pieces(state, tp, stage, dp, param->begin, param->elements(),
+                   [](std::span<float> part, std::int64_t) { std::fill(part.begin(), part.end(), 0.f); });
+        for_each_run(*param, tp, first, end, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
           b.pieces(state, tp, stage, dp, param->begin + local, count, [&](std::span<float> part, std::int64_t offset) {
-            std::copy_n(values.begin() + global + offset, part.size(), part.begin());
+            std::copy_n(values.begin() + global - first + offset, part.size(), part.begin());
           });
         });
       }

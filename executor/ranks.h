@@ -47,9 +47,10 @@ class Ranks {
 
   // Every tensor of the model once, in the order of the stages.
   const std::vector<FloatTensor>& tensors() const;
-  void read(State, const std::string& name, std::span<float> out) const;
+  // Elements [first, first + size) of a whole tensor, so that large ones can pass through in pieces.
+  void read(State, const std::string& name, std::int64_t first, std::span<float> out) const;
+  void write(State, const std::string& name, std::int64_t first, std::span<const float> values);
   std::vector<float> read(State, const std::string& name) const;
-  void write(State, const std::string& name, std::span<const float> values);
   // Weights that several ranks hold must be the same bits. Empty, or which copy differs.
   std::string first_difference() const;
 

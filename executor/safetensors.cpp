@@ -190,7 +190,7 @@ std::uint64_t SafeTensors::checksum() const {
 
 void write_safetensors(const std::string& path, const std::vector<FloatTensor>& tensors,
                        std::map<std::string, std::string> metadata,
-                       const std::function<void(std::size_t, std::span<float>)>& fill) {
+                       const std::function<void(std::size_t, std::int64_t, std::span<float>)>& fill) {
   // The checksum is known only after the data; its place in the header is kept by zeros.
   auto header = [&](const std::string& checksum) {
     metadata["checksum"] = checksum;
@@ -210,26 +210,29 @@ void write_safetensors(const std::string& path, const std::vector<FloatTensor>& 
   };
   AtomicFile file(path);
   file.write(header(hex(0)));
-  // The data's checksum runs over whole words: pieces are buffered up to a multiple of 8 bytes.
+  // The data's checksum runs over whole words of 8 bytes: an odd element waits for its neighbour.
   Checksum sum;
-  std::vector<float> values, pending;
+  std::vector<float> values, odd;
+  auto write_piece = [&](std::size_t i, std::int64_t first, std::int64_t n) {
+    values.resize(static_cast<std::size_t>(n));
+    fill(i, first, values);
+    file.write(std::as_bytes(std::span(values)));
+    std::span<const float> rest = values;
+    if (!odd.empty() && !rest.empty()) {
+      odd.push_back(rest[0]);
+      rest = rest.subspan(1);
+      sum.add(std::as_bytes(std::span(odd)));
+      odd.clear();
+    }
+    sum.add(std::as_bytes(rest.first(rest.size() / 2 * 2)));
+    if (rest.size() % 2) odd.push_back(rest.back());
+  };
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     std::int64_t n = 1;
     for (std::int64_t d : tensors[i].shape) n *= d;
-    values.resize(static_cast<std::size_t>(n));
-    fill(i, values);
-    file.write(std::as_bytes(std::span(values)));
-    std::span<const float> rest = values;
-    if (!pending.empty() && !rest.empty()) {
-      pending.push_back(rest[0]);
-      rest = rest.subspan(1);
-      sum.add(std::as_bytes(std::span(pending)));
-      pending.clear();
-    }
-    sum.add(std::as_bytes(rest.first(rest.size() / 2 * 2)));
-    if (rest.size() % 2) pending.push_back(rest.back());
+    for (std::int64_t first = 0; first < n; first += kPiece) write_piece(i, first, std::min(kPiece, n - first));
   }
-  if (!pending.empty()) sum.add(std::as_bytes(std::span(pending)));
+  if (!odd.empty()) sum.add(std::as_bytes(std::span(odd)));
   const std::string final_header = header(hex(sum.value()));
   file.write_at(0, std::as_bytes(std::span(final_header)));
   file.commit();

@@ -46,9 +46,11 @@ struct FloatTensor {  // what to write: F32
   std::string name;
   std::vector<std::int64_t> shape;
 };
-// Writes atomically. `fill` gives tensor i's elements. The metadata gets a "checksum" of the data.
+// Writes atomically. `fill` gives tensor i's elements from `first` on, in pieces of at most kPiece. The
+// metadata gets a "checksum" of the data.
+inline constexpr std::int64_t kPiece = std::int64_t{1} << 20;  // elements
 void write_safetensors(const std::string& path, const std::vector<FloatTensor>& tensors,
                        std::map<std::string, std::string> metadata,
-                       const std::function<void(std::size_t i, std::span<float> out)>& fill);
+                       const std::function<void(std::size_t i, std::int64_t first, std::span<float> out)>& fill);
 
 }  // namespace llmplan

@@ -1,6 +1,7 @@
 // Between a rank's part of a tensor and the whole one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "planner/program.h"
@@ -23,6 +24,15 @@ void for_each_run(const Param& p, int tp_rank, Visit visit) {
   if (kept <= 0) return;
   for (std::int64_t o = 0; o < outer; ++o)
     visit(o * part * inner, (o * full + first) * inner, kept * inner);
+}
+
+// The same for elements [first, end) of the full tensor only.
+template <class Visit>
+void for_each_run(const Param& p, int tp_rank, std::int64_t first, std::int64_t end, Visit visit) {
+  for_each_run(p, tp_rank, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+    std::int64_t from = std::max(first, global), to = std::min(end, global + count);
+    if (from < to) visit(local + from - global, from, to - from);
+  });
 }
 
 inline std::int64_t full_elements(const Param& p) {

@@ -77,15 +77,19 @@ TEST_CASE("Random damage to a safetensors header gives an error or a readable fi
 TEST_CASE("What is written is read back, and half-precision types are widened exactly") {
   Scratch dir;
   std::string path = dir / "w.safetensors";
-  std::vector<FloatTensor> tensors = {{"b", {3}}, {"a", {2, 5}}, {"empty", {0, 4}}, {"one", {1}}};
-  write_safetensors(path, tensors, {{"k", "v"}}, [](std::size_t i, std::span<float> out) {
-    for (std::size_t k = 0; k < out.size(); ++k) out[k] = static_cast<float>(100 * i + k) + 0.5f;
+  std::vector<FloatTensor> tensors = {{"b", {3}}, {"a", {2, 5}}, {"empty", {0, 4}}, {"one", {1}}, {"long", {3, kPiece / 2 + 1}}};
+  write_safetensors(path, tensors, {{"k", "v"}}, [](std::size_t i, std::int64_t first, std::span<float> out) {
+    for (std::size_t k = 0; k < out.size(); ++k)
+      out[k] = static_cast<float>(100 * i + static_cast<std::size_t>(first) % 1000 + k % 1000) + 0.5f;
   });
   SafeTensors file(path);
   CHECK(file.metadata().at("k") == "v");
   CHECK(file.metadata().at("checksum") == hex(file.checksum()));
   CHECK(file.read(*file.find("b")) == std::vector<float>{0.5f, 1.5f, 2.5f});
   CHECK(file.read(*file.find("a"))[9] == 109.5f);
+  auto whole = file.read(*file.find("long"));
+  CHECK(whole[kPiece] == 400 + kPiece % 1000 + 0.5f);
+  CHECK(whole.size() == 3 * kPiece / 2 + 3);
   CHECK(file.find("a")->shape == std::vector<std::int64_t>{2, 5});
 
   std::string data;
