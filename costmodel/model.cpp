@@ -259,6 +259,7 @@ std::string_view name_of(Positions p) {
 }
 
 std::string why_not_runnable(const ModelConfig& m) {
+  const std::string& rope = m.rope_scaling.rope_type;
   const struct {
     bool here;
     const char* what;
@@ -277,9 +278,8 @@ std::string why_not_runnable(const ModelConfig& m) {
       {m.qk_norm, "norms on queries and keys"},
       {m.embedding_proj_dim != 0 && m.embedding_proj_dim != m.hidden_size, "a projected embedding"},
       {m.head_dim % 2 != 0, "an odd head_dim, which RoPE cannot rotate"},
-      {m.rope_scaling.rope_type == "yarn" || m.rope_scaling.rope_type == "longrope" ||
-           m.rope_scaling.rope_type == "dynamic",
-       "RoPE scaling other than linear and llama3"},
+      {rope != "default" && rope != "linear" && rope != "dynamic" && rope != "llama3",
+       "RoPE scaling other than linear, dynamic and llama3"},
   };
   std::string all;
   for (const auto& o : obstacles)

@@ -257,8 +257,6 @@ Bytes parse_bytes(const std::string& text) {
   Node n;
   n.kind = Node::Kind::scalar;
   n.text = text;
-  n.line = n.column = 1;
-  n.source = make_source(text, "");
   return read_bytes(n, fmt::format("'{}'", text.substr(0, 60)));
 }
 

@@ -196,6 +196,18 @@ TEST_CASE("run trains the Llama family only, and says what stands in the way") {
   }
 }
 
+TEST_CASE("RoPE scalings that have no kernel cannot be run, those that have can") {
+  ModelConfig m = read_model("tiny-1m");
+  for (const char* type : {"default", "linear", "dynamic", "llama3"}) {
+    m.rope_scaling.rope_type = type;
+    CHECK(why_not_runnable(m) == "");
+  }
+  for (const char* type : {"yarn", "longrope", "mrope"}) {
+    m.rope_scaling.rope_type = type;
+    CHECK(why_not_runnable(m).find("RoPE scaling") != std::string::npos);
+  }
+}
+
 TEST_CASE("impossible dimensions are refused before anything multiplies them") {
   const ModelConfig good = read_model("mixtral-8x7b");
   const auto code_of = [](const ModelConfig& m) -> std::string {
