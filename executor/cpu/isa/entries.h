@@ -7,7 +7,7 @@
 namespace llmplan::cpu::LLMPLAN_ISA {
 namespace {
 constexpr i64 kGemmPanel = 2 * kLanes;
-constexpr i64 kGemmDepth = 384;
+constexpr i64 kGemmDepth = 512;
 constexpr i64 kAttentionBlock = 64;
 }  // namespace
 

@@ -13,7 +13,9 @@ constexpr i64 kPanel = kGemmPanel, kStrip = kRowsPerTile, kLine = 16;  // floats
 inline void fetch(const float* p, i64 n) {
   for (i64 i = 0; i < n; i += kLine) __builtin_prefetch(p + i, 0, 2);
 }
-constexpr i64 kRowsAhead = 4;
+// Rows ahead, for a block `width` wide: about a microsecond of packing, some times the latency of memory. May run past
+// the block, into the next pass of k.
+i64 rows_ahead(i64 width) { return max(4, 4096 / width); }
 
 // Distance of rows in a strip, and of strips that hold columns: an odd number of cache lines, so that
 // neighbours fall into different cache sets.
@@ -27,17 +29,18 @@ static_assert(kRowPitch * kStrip >= odd_lines(kGemmDepth * kStrip), "kGemmPacked
 // Rows keep their layout, kRowPitch apart; columns (of a transposed a) become strips [depth][kStrip].
 void pack_a(const float* a, i64 lda, bool transposed, i64 rows, i64 depth, float* to) {
   if (!transposed) {
+    const i64 ahead = rows_ahead(depth);
     for (i64 i = 0; i < rows; ++i) {
       const float* from = a + i * lda;
-      if (i + 1 < rows) fetch(from + lda, depth);
+      fetch(from + ahead * lda, depth);
       for_columns(depth, [&](i64 p, i64 n, bool part) { store(to + i * kRowPitch + p, load(from + p, n, part), n, part); });
     }
     return;
   }
-  const i64 pitch = column_pitch(depth);
+  const i64 pitch = column_pitch(depth), ahead = rows_ahead(rows);
   for (i64 p = 0; p < depth; ++p) {
     const float* from = a + p * lda;
-    if (p + kRowsAhead < depth) fetch(from + kRowsAhead * lda, rows);
+    fetch(from + ahead * lda, rows);
     float* strip = to + p * kStrip;
     i64 i = 0;
     for (; i + kStrip <= rows; i += kStrip, strip += pitch) __builtin_memcpy(strip, from + i, kStrip * 4);
@@ -56,9 +59,10 @@ void pack_b(const float* b, i64 ldb, bool transposed, i64 columns, i64 depth, fl
     } else if (jn == kPanel) {
       i64 wide = kPanel;  // of whole panels, taken together: more of each row at once
       while (j0 + wide + kPanel <= columns) wide += kPanel;
+      const i64 ahead = rows_ahead(wide);
       for (i64 p = 0; p < depth; ++p) {
         const float* from = b + p * ldb + j0;
-        if (p + kRowsAhead < depth) fetch(from + kRowsAhead * ldb, wide);
+        fetch(from + ahead * ldb, wide);
         float* panel = to + p * kPanel;
         for (i64 w = 0; w < wide; w += kPanel, panel += kPanel * depth)
           for (i64 j = 0; j < kPanel; j += kLanes) store(panel + j, load(from + w + j));
