@@ -152,9 +152,11 @@ double quantization(const Gemm& g, int sms) {
   double best = std::numeric_limits<double>::infinity();
   for (const Tile& t : kTiles) {
     const int64_t tiles = ((g.m + t.m - 1) / t.m) * ((g.n + t.n - 1) / t.n);
-    const int64_t split = tiles >= sms ? 1 : std::clamp<int64_t>(sms / tiles, 1, std::max<int64_t>(1, g.k / 1024));
-    const int64_t waves = (tiles * split + sms - 1) / sms;
-    const double done = static_cast<double>(waves) * sms * t.m * t.n / static_cast<double>(split);
+    // Processors at work: with too few tiles, pieces of at least 1024 of k each.
+    const double pieces = std::max(1.0, static_cast<double>(g.k) / 1024);
+    const double slots = tiles >= sms ? static_cast<double>((tiles + sms - 1) / sms * sms)
+                                      : static_cast<double>(tiles) * sms / std::min<double>(sms, static_cast<double>(tiles) * pieces);
+    const double done = slots * t.m * t.n;
     best = std::min(best, done / (work * t.rate));
   }
   return best;

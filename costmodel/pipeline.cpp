@@ -76,7 +76,20 @@ void pipeline_ends(Schedule schedule, std::span<const StagePass> stages, int64_t
   const double before = *std::max_element(ends.begin(), ends.end());
   one_f_one_b(stages, settled + n, hop, ends);
   const double period = (*std::max_element(ends.begin(), ends.end()) - before) / static_cast<double>(n);
-  for (double& end : ends) end += period * static_cast<double>(m - settled - n);
+  // A stage that is slowest by little gets its neighbours to wait only late; no schedule beats its own work
+  // between the first arrival of its input and the way back of its last gradient.
+  double way = 0, bound = 0;
+  for (const StagePass& stage : stages) {
+    bound = std::max(bound, way + static_cast<double>(m) * (stage.forward + stage.backward));
+    way += stage.forward + stage.backward + 2 * hop;
+  }
+  double last = 0;
+  for (double& end : ends) {
+    end += period * static_cast<double>(m - settled - n);
+    last = std::max(last, end);
+  }
+  const double behind = std::max(0.0, bound - last);
+  for (double& end : ends) end += behind;
 }
 
 int64_t in_flight(Schedule schedule, int64_t stage, int64_t stages, int64_t m) {

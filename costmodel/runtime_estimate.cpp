@@ -137,7 +137,7 @@ class RuntimeEstimate {
     Memory m;
     m.peak_stage = static_cast<int>(i);
     m.capacity = cluster_.device.memory;
-    const bool fp32_parameters = r.fp32_parameters && st.zero >= 2;
+    const bool fp32_parameters = r.fp32_parameters && st.zero >= 3 && shards_ > 1 && !st.offload.optimizer;
     if (!st.offload.weights) m.weights = bytes(sharded(fp32_parameters ? 4 : e, 3));
     if (!st.offload.gradients) m.gradients = bytes(sharded(whole_fp32 ? 4 : r.gradient_bytes, 2));
     const double master = r.master_weights && !whole_fp32 && !fp32_parameters ? 4 : 0;
@@ -235,10 +235,10 @@ class RuntimeEstimate {
     t.tp = tp * (1 - r.tp_overlap);
     t.cp = exposed(cp, r.cp_overlap, attention);
     t.ep = ep * (1 - r.ep_overlap);
-    t.dp = exposed(gather, r.gather_overlap, t.compute);
     t.pp = hop * (1 - r.pp_overlap);
     const double host = kernels * r.dispatch.value + r.micro_batch_overhead.value / 2;
     t.host = std::max(0.0, host - t.compute - t.tp - t.cp - t.ep);
+    t.dp = exposed(gather, r.gather_overlap, t.compute + t.host);  // the wire is free while the host dawdles
     return t;
   }
 
@@ -309,7 +309,9 @@ class RuntimeEstimate {
       }
       passes[i] = {timed[i].forward.total(), timed[i].backward.total()};
       if (passes[i].forward + passes[i].backward > passes[busiest].forward + passes[busiest].backward) busiest = i;
-      w_max = std::max(w_max, timed[i].backward.weight_gradients);
+      // Where the host sets the pace, it does so for weight gradients, too.
+      const PassTime& b = timed[i].backward;
+      if (b.compute > 0) w_max = std::max(w_max, b.weight_gradients * (1 + b.host / b.compute));
     }
     const double slowest = passes[busiest].forward + passes[busiest].backward;
 
@@ -344,8 +346,8 @@ class RuntimeEstimate {
     if (model_.tie_word_embeddings && st.pp > 1) tied = transfer(Kind::all_reduce, Axis::embedding, table_ * r.gradient_comm_bytes);
     optimizer = optimizer_seconds(most);
     const Timed& b = timed[busiest];
-    const double reduce_shown = exposed(reduce, r.dp_overlap, b.backward.compute);
-    const double gather_shown = exposed(gather, r.gather_overlap, b.forward.compute);
+    const double reduce_shown = exposed(reduce, r.dp_overlap, b.backward.compute + b.backward.host);
+    const double gather_shown = exposed(gather, r.gather_overlap, b.forward.compute + b.forward.host);
 
     Time& t = e.time;
     t.compute = {m * (b.forward.compute + b.backward.compute)};
