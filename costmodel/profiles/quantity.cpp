@@ -241,7 +241,9 @@ void only_keys(const Node& map, const std::vector<std::string>& keys, const std:
   for (const auto& [key, value] : map.entries) {
     if (std::find(keys.begin(), keys.end(), key.text) != keys.end()) continue;
     fail(key, "E0105", fmt::format("unknown key '{}' in {}", key.text.substr(0, 80), where),
-         did_you_mean(key.text, keys, fmt::format("known keys: {}", fmt::join(keys, ", "))));
+         did_you_mean(key.text, keys,
+                      keys.size() > 24 ? "docs/profiles.md says which keys there are"
+                                       : fmt::format("known keys: {}", fmt::join(keys, ", "))));
   }
 }
 
