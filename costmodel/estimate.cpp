@@ -33,7 +33,6 @@ LayerCost price_layer(const Shapes& s, const Strategy& st, const Pricer& price, 
 }
 
 struct StageCost {
-  StagePlace place;
   Cost first, later;                    // forward and backward of the first and of every further micro-batch
   double forward_later = 0;             // the forward part of `later`, seconds
   Cost before_world, after_world;
@@ -83,17 +82,19 @@ class ProgramEstimate {
     price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype});
     price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype});
 
-    stages_.resize(layers.size());
+    places_.resize(layers.size());
+    cost_of_.resize(layers.size());
+    costs_.reserve(4);
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      StageCost& stage = stages_[i];
-      stage.place = {static_cast<int64_t>(i), static_cast<int64_t>(layers.size()), layers[i]};
-      // Stages between the ends that hold equally many layers are equal.
+      places_[i] = {static_cast<int64_t>(i), static_cast<int64_t>(layers.size()), layers[i]};
+      // Stages between the ends that hold equally many layers cost the same.
       if (i > 1 && i + 1 < layers.size() && layers[i] == layers[i - 1]) {
-        const StagePlace place = stage.place;
-        stage = stages_[i - 1];
-        stage.place = place;
+        cost_of_[i] = cost_of_[i - 1];
         continue;
       }
+      cost_of_[i] = costs_.size();
+      StageCost& stage = costs_.emplace_back();
+      const StagePlace& place = places_[i];
       const double n_again = static_cast<double>(recomputed(layers[i]));
       const double n_kept = static_cast<double>(layers[i]) - n_again;
       for (const bool accumulate : {false, true}) {
@@ -103,16 +104,16 @@ class ProgramEstimate {
         sum.add(again.forward, n_again);
         sum.compute += first_norm.compute - other_norm.compute;
         const auto emit = [&](const Op& op, int64_t times) { price_(sum, op, times); };
-        block::stage_forward(shapes_, stage.place, accumulate, emit);
+        block::stage_forward(shapes_, place, accumulate, emit);
         stage.forward_later = sum.total();
-        block::stage_backward(shapes_, stage.place, accumulate, [&](const Op& op) { price_(sum, op); });
+        block::stage_backward(shapes_, place, accumulate, [&](const Op& op) { price_(sum, op); });
         sum.add(accumulate ? kept.backward : kept.backward_first, n_kept);
         sum.add(accumulate ? again.backward : again.backward_first, n_again);
         sum.add(again.recompute, n_again);
       }
       if (!more) stage.later = stage.first;
-      block::before_world_sum(shapes_, stage.place, [&](const Op& op) { price_(stage.before_world, op); });
-      block::after_world_sum(shapes_, stage.place, [&](const Op& op) { price_(stage.after_world, op); });
+      block::before_world_sum(shapes_, place, [&](const Op& op) { price_(stage.before_world, op); });
+      block::after_world_sum(shapes_, place, [&](const Op& op) { price_(stage.after_world, op); });
     }
   }
 
@@ -122,31 +123,30 @@ class ProgramEstimate {
   }
 
   void memory(Estimate& e) const {
-    e.memory_per_stage.reserve(stages_.size());
-    for (const StageCost& stage : stages_)
-      e.memory_per_stage.push_back(
-          program_memory(shapes_, stage.place, strategy_, cluster_.device, micro_batches_));
+    e.memory_per_stage.reserve(places_.size());
+    for (const StagePlace& place : places_)
+      e.memory_per_stage.push_back(program_memory(shapes_, place, strategy_, cluster_.device, micro_batches_));
     e.memory = *std::max_element(e.memory_per_stage.begin(), e.memory_per_stage.end(),
                                  [](const Memory& a, const Memory& b) { return a.peak < b.peak; });
   }
 
   // Seconds from the start to the end of the step, when a hop between stages takes `hop`.
   double step_seconds(double hop) const {
-    const std::size_t n = stages_.size();
+    const std::size_t n = places_.size();
     std::vector<StagePass> passes(n);
     std::vector<double> ends(n);
     for (std::size_t s = 0; s < n; ++s)
-      passes[s] = {stages_[s].forward_later, stages_[s].later.total() - stages_[s].forward_later};
+      passes[s] = {cost(s).forward_later, cost(s).later.total() - cost(s).forward_later};
     pipeline_ends(strategy_.schedule, passes, micro_batches_, hop, ends);
-    for (std::size_t s = 0; s < n; ++s) ends[s] += stages_[s].first.total() - stages_[s].later.total();
+    for (std::size_t s = 0; s < n; ++s) ends[s] += cost(s).first.total() - cost(s).later.total();
     if (n > 1 && shapes_.tied) {
       const double both = std::max(ends.front(), ends.back()) + embedding_seconds();
       ends.front() = ends.back() = both;
     }
     double world = 0, step = 0;
-    for (std::size_t s = 0; s < n; ++s) world = std::max(world, ends[s] + stages_[s].before_world.total());
+    for (std::size_t s = 0; s < n; ++s) world = std::max(world, ends[s] + cost(s).before_world.total());
     world += world_seconds();
-    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + stages_[s].after_world.total());
+    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + cost(s).after_world.total());
     return std::max(step, shared_cores_seconds());
   }
 
@@ -154,9 +154,11 @@ class ProgramEstimate {
   double shared_cores_seconds() const {
     if (!cluster_.device.cpu || cluster_.device.cores <= 0) return 0;
     double work = 0;
-    for (const StageCost& s : stages_)
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      const StageCost& s = cost(i);
       work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.before_world.compute +
               s.after_world.compute;
+    }
     work *= static_cast<double>(strategy_.tp * strategy_.dp * price_.threads);
     return work / cluster_.device.cores;
   }
@@ -175,18 +177,18 @@ class ProgramEstimate {
     const double without_hops = hop > 0 ? step_seconds(0) : step;
 
     // Where the time goes is told of the stage that computes longest.
-    const StageCost* busiest = &stages_.front();
-    for (const StageCost& s : stages_)
-      if (s.later.total() > busiest->later.total()) busiest = &s;
-    Cost sum = busiest->first;
-    sum.add(busiest->later, static_cast<double>(micro_batches_ - 1));
+    std::size_t busiest = 0;
+    for (std::size_t s = 1; s < places_.size(); ++s)
+      if (cost(s).later.total() > cost(busiest).later.total()) busiest = s;
+    Cost sum = cost(busiest).first;
+    sum.add(cost(busiest).later, static_cast<double>(micro_batches_ - 1));
     Time& t = e.time;
     t.step = {step};
     t.compute = {sum.compute};
     t.tp_comm = {sum.seconds(Axis::tp)};
-    const bool holds_table = busiest->place.first() || busiest->place.last();
+    const bool holds_table = places_[busiest].first() || places_[busiest].last();
     const double embedding = strategy_.pp > 1 && shapes_.tied && holds_table ? embedding_seconds() : 0;
-    const Cost &before = busiest->before_world, &after = busiest->after_world;
+    const Cost &before = cost(busiest).before_world, &after = cost(busiest).after_world;
     t.tp_comm.value += before.seconds(Axis::tp);
     t.dp_comm = {before.seconds(Axis::dp) + after.seconds(Axis::dp) + world_seconds() + embedding};
     t.optimizer = {before.compute + after.compute};
@@ -227,7 +229,10 @@ class ProgramEstimate {
   Shapes shapes_;
   Pricer price_;
   int64_t micro_batches_;
-  std::vector<StageCost> stages_;
+  const StageCost& cost(std::size_t stage) const { return costs_[cost_of_[stage]]; }
+  std::vector<StagePlace> places_;    // by stage
+  std::vector<std::size_t> cost_of_;  // by stage: which of
+  std::vector<StageCost> costs_;      // the stages that differ
 };
 
 // Rates that follow from the step time.

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "costmodel/estimate.h"
 #include "costmodel/profiles/profiles.h"
 #include "costmodel/profiles/runtime_profile.h"
 
