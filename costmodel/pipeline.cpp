@@ -70,7 +70,7 @@ void pipeline_ends(Schedule schedule, std::span<const StagePass> stages, int64_t
     return;
   }
   if (schedule == Schedule::gpipe) return gpipe(stages, m, hop, ends);
-  const int64_t settled = 2 * n;  // rounds after which each one takes as long as the one before
+  const int64_t settled = 3 * n;  // rounds after which each one takes as long as the one before
   if (n * m <= kExactRounds || m <= settled + n) return one_f_one_b(stages, m, hop, ends);
   one_f_one_b(stages, settled, hop, ends);
   const double before = *std::max_element(ends.begin(), ends.end());

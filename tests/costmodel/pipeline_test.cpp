@@ -86,7 +86,7 @@ TEST_CASE("a long step is extrapolated from its steady state to within 0.5 % of 
     std::vector<double> ends(n);
     pipeline_ends(Schedule::one_f_one_b, stages, m, 0.05, ends);
     const std::vector<double> expected = brute_force(Schedule::one_f_one_b, stages, m, 0.05);
-    // The steady state is taken from rounds 2n to 3n; where two stages are almost equally slow it
+    // The steady state is taken from rounds 3n to 4n; where two stages are almost equally slow it
     // has not quite settled by then.
     CHECK(ends[0] == doctest::Approx(expected[0]).epsilon(0.005));
   }
