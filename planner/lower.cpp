@@ -14,9 +14,9 @@ namespace {
 
 // ---- What cannot be lowered
 
-// Layers × micro-batches of a step. A pass is about 30 instructions, and those fill about 10 GiB at the
+// Layers × micro-batches of a step. A pass is about 30 instructions, and those fill about 3 GiB at the
 // limit; larger steps are for the closed form.
-constexpr double kMaxLayerPasses = 1e6;
+constexpr double kMaxLayerPasses = 3e5;
 
 Infeasible find_obstacle(const Plan& plan) {
   const ModelConfig& m = plan.model;
