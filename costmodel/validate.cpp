@@ -26,31 +26,6 @@ std::variant<FlopsConvention, std::string> convention(const Case& c, const Blank
   return "unknown tflops_convention '" + c.tflops_convention + "'";
 }
 
-// Seconds of the measured step, converted if need be, or why there are none.
-std::variant<double, std::string> measured_step(const Case& c, const BlankCells& blank, const Setup& s) {
-  if (c.step_time_s) return *c.step_time_s;
-  const double devices = static_cast<double>(s.strategy.devices());
-  if (c.tokens_per_s_per_device) {
-    const double tokens = static_cast<double>(s.workload.global_batch) * static_cast<double>(s.workload.seq);
-    return tokens / (*c.tokens_per_s_per_device * devices);
-  }
-  if (!c.tflops_per_device && !c.mfu) return "no time is measured";
-  auto count = convention(c, blank);
-  if (const auto* why = std::get_if<std::string>(&count)) return *why;
-  auto& counted = std::get<FlopsConvention>(count);
-  double rate = 0;  // FLOP/s per device
-  if (c.tflops_per_device) {
-    rate = *c.tflops_per_device * 1e12;
-  } else {
-    const auto peak = s.cluster.device.peak.find(s.workload.precision);
-    if (peak == s.cluster.device.peak.end()) return "only MFU is measured, and the device's peak is not known";
-    rate = *c.mfu * peak->second.value;
-    // MFU never counts recomputation; with it, the figure would be HFU.
-    if (counted == FlopsConvention::hardware_recompute) counted = FlopsConvention::model_full;
-  }
-  return counted_flops(counted, s.model, s.workload, s.strategy).value / (rate * devices);
-}
-
 // torchtitan and nanotron print GiB under the label GB.
 std::variant<double, std::string> measured_bytes(const Case& c) {
   const std::string kind = lower(c.memory_kind), unit = lower(c.memory_unit);
@@ -75,6 +50,31 @@ double predicted_bytes(const Case& c, const Estimate& e) {
 }
 
 }  // namespace
+
+std::variant<double, std::string> measured_step(const Case& c, const ValidationData& data, const Setup& s) {
+  if (c.step_time_s) return *c.step_time_s;
+  const double devices = static_cast<double>(s.strategy.devices());
+  if (c.tokens_per_s_per_device) {
+    const double tokens = static_cast<double>(s.workload.global_batch) * static_cast<double>(s.workload.seq);
+    return tokens / (*c.tokens_per_s_per_device * devices);
+  }
+  if (!c.tflops_per_device && !c.mfu) return "no time is measured";
+  const auto blank = data.blank_cells.find(c.runtime);
+  auto count = convention(c, blank == data.blank_cells.end() ? BlankCells{} : blank->second);
+  if (const auto* why = std::get_if<std::string>(&count)) return *why;
+  auto& counted = std::get<FlopsConvention>(count);
+  double rate = 0;  // FLOP/s per device
+  if (c.tflops_per_device) {
+    rate = *c.tflops_per_device * 1e12;
+  } else {
+    const auto peak = s.cluster.device.peak.find(s.workload.precision);
+    if (peak == s.cluster.device.peak.end()) return "only MFU is measured, and the device's peak is not known";
+    rate = *c.mfu * peak->second.value;
+    // MFU never counts recomputation; with it, the figure would be HFU.
+    if (counted == FlopsConvention::hardware_recompute) counted = FlopsConvention::model_full;
+  }
+  return counted_flops(counted, s.model, s.workload, s.strategy).value / (rate * devices);
+}
 
 Flops counted_flops(FlopsConvention convention, const ModelConfig& m, const Workload& w, const Strategy& s) {
   const double seq = static_cast<double>(sequence_length(m, w));
@@ -133,8 +133,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
 
   const Setup& s = std::get<Setup>(setup);
   if (wants_time) {
-    const auto blank = data.blank_cells.find(c.runtime);
-    const auto measured = measured_step(c, blank == data.blank_cells.end() ? BlankCells{} : blank->second, s);
+    const auto measured = measured_step(c, data, s);
     if (const auto* reason = std::get_if<std::string>(&measured)) skip("step_time", *reason);
     else if (const double t = std::get<double>(measured); !(t > 0)) skip("step_time", "the measured time is not positive");
     else add("step_time", t, e->time.step.value, e->time.step.value / t - 1);

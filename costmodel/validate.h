@@ -95,6 +95,8 @@ std::variant<Estimate, Infeasible> estimate(const Setup&);
 std::variant<Setup, std::string> set_up(const Case&, const ValidationData&);
 // BytesPerSecond per device and direction from the source's own words, e.g. "8x200Gb/s HDR IB" per node.
 std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::int64_t devices_per_node);
+// Seconds of the measured step, converted if need be, or why there are none.
+std::variant<double, std::string> measured_step(const Case&, const ValidationData&, const Setup&);
 Flops counted_flops(FlopsConvention, const ModelConfig&, const Workload&, const Strategy&);  // of one step
 
 struct Comparison {

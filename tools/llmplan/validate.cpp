@@ -6,7 +6,10 @@
 
 #include <fmt/format.h>
 
+#include "costmodel/fit.h"
 #include "costmodel/profiles/case_file.h"
+#include "costmodel/profiles/runtime_profile.h"
+#include "executor/file.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
 #include "tools/llmplan/table.h"
@@ -18,6 +21,8 @@ struct ValidateOptions {
   std::vector<std::string> files;
   std::string by = "source";
   std::int64_t worst = 0;
+  bool fit = false;
+  std::string out;
 };
 
 std::vector<Case> read_all(const std::vector<std::string>& files) {
@@ -120,9 +125,67 @@ void print_skipped(const std::vector<Comparison>& comparisons) {
   std::cout << '\n';
 }
 
+Json fit_json(const Fit& f) {
+  Json constants = Json::array(), errors = Json::array();
+  for (const Constant& c : f.constants)
+    constants.push_back({{"owner", c.owner}, {"kind", c.device ? "device" : "runtime"}, {"name", c.name},
+                         {"before", c.before}, {"after", c.after}, {"rows", c.rows}});
+  for (const FitError& e : f.errors)
+    errors.push_back({{"group", e.source}, {"n", e.n}, {"mape_before", e.before}, {"mape", e.after},
+                      {"bias", e.bias_after}, {"mape_left_out", e.left_out}, {"bias_left_out", e.bias_left_out}});
+  return {{"constants", constants}, {"errors", errors}};
+}
+
+void print_fit(const Fit& f) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Constant& c : f.constants)
+    rows.push_back({c.owner, c.name, fmt::format("{:.4g}", c.before), fmt::format("{:.4g}", c.after), std::to_string(c.rows)});
+  std::cout << table({{"constant of", Align::left}, {"name", Align::left}, {"was"}, {"fitted"}, {"rows it moves"}}, rows) << '\n';
+  rows.clear();
+  for (const FitError& e : f.errors)
+    rows.push_back({e.source, std::to_string(e.n), percent(e.before), percent(e.after), signed_percent(e.bias_after),
+                    percent(e.left_out), signed_percent(e.bias_left_out)});
+  std::cout << table({{"step time, mean |error|", Align::left}, {"rows"}, {"was"}, {"fitted"}, {"bias"}, {"left out"},
+                      {"bias"}}, rows)
+            << "\nleft out: the fit that has not seen this source; constants that only it informs take the median of others\n";
+}
+
+// As profiles are written: runtimes whole, of devices the fitted curves (hardware_profiles/fitted/).
+void write_fit(const Fit& f, const std::string& folder) {
+  const auto owned = [&](const std::string& name) {
+    return std::ranges::any_of(f.constants, [&](const Constant& c) { return c.owner == name && c.before != c.after; });
+  };
+  for (const auto& [name, runtime] : f.runtimes)
+    if (owned(name)) write_file(folder + "/runtimes/" + name + ".yaml", to_yaml(runtime));
+  for (const auto& [name, device] : f.devices) {
+    if (!owned(name)) continue;
+    std::string text = "source: \"llmplan validate --fit\"\n";
+    for (const auto& [key, curve] : {std::pair{"gemm_efficiency", &device.gemm_efficiency},
+                                     std::pair{"attention_efficiency", &device.attention_efficiency},
+                                     std::pair{"memory_efficiency", &device.memory_efficiency}}) {
+      if (curve->points.empty()) continue;
+      text += fmt::format("{}: [", key);
+      for (const auto& [x, y] : curve->points) text += fmt::format("[{:.0f}, {:.4g}], ", x, y);
+      text.replace(text.size() - 2, 2, "]\n");
+    }
+    write_file(folder + "/hardware_profiles/fitted/" + name + ".yaml", text);
+  }
+  std::cerr << "wrote " << folder << "/runtimes and " << folder << "/hardware_profiles/fitted\n";
+}
+
 Exit validate(const ValidateOptions& options, bool json) {
   const std::vector<Case> cases = read_all(options.files);
   const ValidationData data = validation_data();
+  if (options.fit) {
+    const Fit f = fit(cases, data);
+    if (f.errors.empty())
+      throw Error("E0130", Exit::usage, "no row of these files has both a measured time and a prediction",
+                  "llmplan validate without --fit says why each row is skipped");
+    if (!options.out.empty()) write_fit(f, options.out);
+    if (json) print_document({{"schema", "llmplan.validate/1"}, {"fit", fit_json(f)}});
+    else print_fit(f);
+    return Exit::ok;
+  }
   std::vector<Comparison> comparisons;
   for (const Case& c : cases)
     for (Comparison& comparison : compare(c, data)) comparisons.push_back(std::move(comparison));
@@ -147,6 +210,8 @@ void add_validate(CLI::App& app, Session& session) {
   sub->add_option("--by", options->by, "group the errors by source, runtime or device")
       ->check(CLI::IsMember({"source", "runtime", "device"}));
   sub->add_option("--worst", options->worst, "also list the N largest errors")->check(CLI::NonNegativeNumber);
+  auto* fit = sub->add_flag("--fit", options->fit, "refit the constants of devices and runtimes; print the errors without each source");
+  sub->add_option("-o,--out", options->out, "write the fitted profiles to this folder")->needs(fit);
   sub->callback([&session, options] {
     session.action = [&session, options] { return validate(*options, session.json); };
   });

@@ -1,0 +1,344 @@
+#include "costmodel/fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+namespace llmplan {
+namespace {
+
+struct Row {
+  Setup setup;
+  double measured = 0;
+  std::size_t source = 0, device = 0, runtime = 0;
+};
+
+// Everything that may move, as one vector of numbers, and how each number changes a device or a runtime.
+struct Knob {
+  bool device = false;
+  std::size_t owner = 0;
+  std::string name;
+  double low = 0, high = 0;  // of the value
+  bool share = false;        // 0..1: steps are added; else multiplied
+  std::function<double(const Device&)> of_device;  // what is shown; the value itself is a factor
+  std::function<void(Device&, double)> set_device;
+  double Runtime::*member = nullptr;
+  Seconds Runtime::*seconds = nullptr;
+
+  void apply(Runtime& r, double v) const {
+    if (member) r.*member = v;
+    else (r.*seconds).value = v;
+  }
+  double of(const Runtime& r) const { return member ? r.*member : (r.*seconds).value; }
+};
+
+void scale(Curve& c, double factor) {
+  for (auto& [x, y] : c.points) y = std::min(1.0, y * factor);
+}
+double highest(const Curve& c) {
+  double top = 0;
+  for (const auto& [x, y] : c.points) top = std::max(top, y);
+  return top;
+}
+
+struct RuntimeMember {
+  const char* name;
+  double Runtime::*member;
+  Seconds Runtime::*seconds;
+  double low, high;
+};
+// The runtime's constants of time. Those of memory are exact by nature (bytes per element) and are not fitted.
+const RuntimeMember kRuntimeMembers[] = {
+    {"pointwise", &Runtime::pointwise, nullptr, 0.5, 4},
+    {"optimizer_traffic", &Runtime::optimizer_traffic, nullptr, 0.5, 8},
+    {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
+    {"micro_batch_overhead", nullptr, &Runtime::micro_batch_overhead, 1e-5, 0.1},
+    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
+    {"tp_overlap", &Runtime::tp_overlap, nullptr, 0, 1},
+    {"cp_overlap", &Runtime::cp_overlap, nullptr, 0, 1},
+    {"ep_overlap", &Runtime::ep_overlap, nullptr, 0, 1},
+    {"pp_overlap", &Runtime::pp_overlap, nullptr, 0, 1},
+    {"dp_overlap", &Runtime::dp_overlap, nullptr, 0, 1},
+    {"gather_overlap", &Runtime::gather_overlap, nullptr, 0, 1},
+    {"straggling", &Runtime::straggling, nullptr, 0, 0.1},
+};
+const std::pair<const char*, Curve Device::*> kDeviceCurves[] = {
+    {"gemm_efficiency", &Device::gemm_efficiency},
+    {"attention_efficiency", &Device::attention_efficiency},
+    {"memory_efficiency", &Device::memory_efficiency}};
+
+class Fitter {
+ public:
+  Fitter(const std::vector<Case>& cases, const ValidationData& data) {
+    for (const Case& c : cases) {
+      if (c.quality == "suspect" || c.quality == "memory") continue;
+      auto setup = set_up(c, data);
+      if (!std::holds_alternative<Setup>(setup)) continue;
+      Row row{std::get<Setup>(std::move(setup)), 0, 0, 0, 0};
+      const auto seconds = measured_step(c, data, row.setup);
+      if (!std::holds_alternative<double>(seconds) || !(std::get<double>(seconds) > 0)) continue;
+      if (!std::holds_alternative<Estimate>(estimate(row.setup))) continue;
+      row.measured = std::get<double>(seconds);
+      row.source = index(sources_, c.source);
+      row.device = index(device_names_, c.device);
+      row.runtime = index(runtime_names_, c.runtime);
+      if (row.device == devices_.size()) devices_.push_back(row.setup.cluster.device);
+      if (row.runtime == runtimes_.size()) runtimes_.push_back(row.setup.runtime);
+      rows_.push_back(std::move(row));
+    }
+    make_knobs();
+    find_sensitive();
+  }
+
+  Fit run(bool leave_one_out) {
+    Fit out;
+    const std::vector<double> start = start_;
+    const std::vector<double> before = errors_of(start);
+    std::vector<bool> all(rows_.size(), true);
+    const std::vector<double> fitted = search(start, all);
+    const std::vector<double> after = errors_of(fitted);
+
+    std::vector<double> left_out(rows_.size(), 0);
+    if (leave_one_out && sources_.size() > 1) {
+      for (std::size_t s = 0; s < sources_.size(); ++s) {
+        std::vector<bool> kept(rows_.size());
+        for (std::size_t i = 0; i < rows_.size(); ++i) kept[i] = rows_[i].source != s;
+        const std::vector<double> without = search(uninformed(fitted, kept), kept);
+        const std::vector<double> e = errors_of(without);
+        for (std::size_t i = 0; i < rows_.size(); ++i)
+          if (!kept[i]) left_out[i] = e[i];
+      }
+    }
+
+    for (std::size_t k = 0; k < knobs_.size(); ++k) {
+      const Knob& knob = knobs_[k];
+      if (!informed(k, all)) continue;
+      Constant c{owner(knob), knob.device, knob.name, start[k], fitted[k], 0};
+      if (knob.device) {  // the highest point of the curve says more than a factor
+        c.before = knob.of_device(devices_[knob.owner]);
+        c.after = std::min(1.0, c.before * fitted[k]);
+      }
+      c.rows = static_cast<std::int64_t>(touched_[k].size());
+      out.constants.push_back(c);
+    }
+    for (std::size_t s = 0; s <= sources_.size(); ++s) {
+      FitError e;
+      e.source = s < sources_.size() ? sources_[s] : "all";
+      for (std::size_t i = 0; i < rows_.size(); ++i) {
+        if (s < sources_.size() && rows_[i].source != s) continue;
+        ++e.n;
+        e.before += std::abs(before[i]), e.after += std::abs(after[i]), e.left_out += std::abs(left_out[i]);
+        e.bias_after += after[i], e.bias_left_out += left_out[i];
+      }
+      if (e.n == 0) continue;
+      for (double* x : {&e.before, &e.after, &e.left_out, &e.bias_after, &e.bias_left_out}) *x /= static_cast<double>(e.n);
+      out.errors.push_back(e);
+    }
+    const auto [devices, runtimes] = set(fitted);
+    for (std::size_t i = 0; i < devices.size(); ++i) out.devices[device_names_[i]] = devices[i];
+    for (std::size_t i = 0; i < runtimes.size(); ++i) out.runtimes[runtime_names_[i]] = runtimes[i];
+    return out;
+  }
+
+ private:
+  static std::size_t index(std::vector<std::string>& names, const std::string& name) {
+    const auto at = std::ranges::find(names, name);
+    if (at != names.end()) return static_cast<std::size_t>(at - names.begin());
+    names.push_back(name);
+    return names.size() - 1;
+  }
+
+  void make_knobs() {
+    for (std::size_t d = 0; d < devices_.size(); ++d) {
+      for (const auto& [name, curve] : kDeviceCurves) {
+        if (highest(devices_[d].*curve) <= 0) continue;
+        Knob k;
+        k.device = true, k.owner = d, k.name = name, k.low = 0.4, k.high = 1.6;
+        k.of_device = [curve = curve](const Device& x) { return highest(x.*curve); };
+        k.set_device = [curve = curve](Device& x, double v) { scale(x.*curve, v); };
+        add(k, 1);
+      }
+    }
+    for (std::size_t r = 0; r < runtimes_.size(); ++r) {
+      for (const RuntimeMember& m : kRuntimeMembers) {
+        Knob k;
+        k.owner = r, k.name = m.name, k.low = m.low, k.high = m.high, k.share = m.low == 0;
+        k.member = m.member, k.seconds = m.seconds;
+        add(k, std::clamp(k.of(runtimes_[r]), m.low, m.high));
+      }
+    }
+  }
+  void add(const Knob& k, double start) {
+    knobs_.push_back(k);
+    start_.push_back(start);
+    std::vector<std::size_t> touched;
+    for (std::size_t i = 0; i < rows_.size(); ++i)
+      if (touches(k, rows_[i])) touched.push_back(i);
+    touched_.push_back(std::move(touched));
+  }
+  bool touches(const Knob& k, const Row& r) const { return (k.device ? r.device : r.runtime) == k.owner; }
+  const std::string& owner(const Knob& k) const { return k.device ? device_names_[k.owner] : runtime_names_[k.owner]; }
+
+  std::pair<std::vector<Device>, std::vector<Runtime>> set(const std::vector<double>& values) const {
+    std::pair<std::vector<Device>, std::vector<Runtime>> now{devices_, runtimes_};
+    for (std::size_t k = 0; k < knobs_.size(); ++k) {
+      if (knobs_[k].device) knobs_[k].set_device(now.first[knobs_[k].owner], values[k]);
+      else knobs_[k].apply(now.second[knobs_[k].owner], values[k]);
+    }
+    return now;
+  }
+  // One device or runtime alone.
+  void set_owner(const Knob& changed, const std::vector<double>& values, Device& d, Runtime& r) const {
+    if (changed.device) d = devices_[changed.owner];
+    else r = runtimes_[changed.owner];
+    for (std::size_t k = 0; k < knobs_.size(); ++k) {
+      if (knobs_[k].device != changed.device || knobs_[k].owner != changed.owner) continue;
+      if (changed.device) knobs_[k].set_device(d, values[k]);
+      else knobs_[k].apply(r, values[k]);
+    }
+  }
+
+  // predicted/measured − 1
+  double error(Row& row, const Device& d, const Runtime& r) const {
+    row.setup.cluster.device = d;
+    row.setup.runtime = r;
+    const auto result = estimate(row.setup);
+    const Estimate* e = std::get_if<Estimate>(&result);
+    return e ? e->time.step.value / row.measured - 1 : 0;
+  }
+  std::vector<double> errors_of(const std::vector<double>& values) {
+    const auto [devices, runtimes] = set(values);
+    std::vector<double> e;
+    for (Row& row : rows_) e.push_back(error(row, devices[row.device], runtimes[row.runtime]));
+    return e;
+  }
+
+  // |log|, rounded off near zero so that good rows do not fight over the last percent.
+  static double loss(double error) {
+    const double x = std::log(std::max(1e-3, 1 + error));
+    return std::sqrt(x * x + 0.02 * 0.02) - 0.02;
+  }
+  double pull(std::size_t k, double value) const {
+    const double move = knobs_[k].share ? value - start_[k] : std::log(value / start_[k]);
+    return 5e-5 * move * move;
+  }
+
+  // Coordinate search: each constant in turn tries a step up and one down; steps shrink where neither helps.
+  std::vector<double> search(std::vector<double> values, const std::vector<bool>& kept) {
+    std::vector<double> weight(rows_.size(), 0), count(sources_.size(), 0);
+    for (std::size_t i = 0; i < rows_.size(); ++i) count[rows_[i].source] += kept[i];
+    double total = 0;
+    for (double n : count) total += std::sqrt(n);
+    for (std::size_t i = 0; i < rows_.size(); ++i)
+      if (kept[i]) weight[i] = 1 / (std::sqrt(count[rows_[i].source]) * total);
+
+    auto [devices, runtimes] = set(values);
+    std::vector<double> losses(rows_.size(), 0);
+    for (std::size_t i = 0; i < rows_.size(); ++i)
+      if (kept[i]) losses[i] = loss(error(rows_[i], devices[rows_[i].device], runtimes[rows_[i].runtime]));
+    std::vector<double> step;
+    for (const Knob& k : knobs_) step.push_back(k.share ? (k.high - k.low) * 0.2 : std::log(k.device ? 1.1 : 1.5));
+
+    for (int sweep = 0; sweep < kSweeps; ++sweep) {
+      for (std::size_t k = 0; k < knobs_.size(); ++k) {
+        if (step[k] < 1e-3 || !informed(k, kept)) continue;
+        double now = pull(k, values[k]);
+        for (std::size_t i : touched_[k]) now += kept[i] ? weight[i] * losses[i] : 0;
+        bool moved = false;
+        for (const double sign : {1.0, -1.0}) {
+          const double old = values[k];
+          const double next = std::clamp(knobs_[k].share ? old + sign * step[k] : old * std::exp(sign * step[k]),
+                                         knobs_[k].low, knobs_[k].high);
+          if (next == old) continue;
+          values[k] = next;
+          Device d;
+          Runtime r;
+          set_owner(knobs_[k], values, d, r);
+          std::vector<double> trial;
+          double then = pull(k, next);
+          for (std::size_t i : touched_[k]) {
+            Row& row = rows_[i];
+            trial.push_back(kept[i] ? loss(error(row, knobs_[k].device ? d : devices[row.device],
+                                                 knobs_[k].device ? runtimes[row.runtime] : r)) : 0);
+            then += kept[i] ? weight[i] * trial.back() : 0;
+            if (then >= now) break;
+          }
+          if (then >= now) {
+            values[k] = old;
+            continue;
+          }
+          for (std::size_t j = 0; j < touched_[k].size(); ++j) losses[touched_[k][j]] = trial[j];
+          if (knobs_[k].device) devices[knobs_[k].owner] = d;
+          else runtimes[knobs_[k].owner] = r;
+          moved = true;
+          break;
+        }
+        step[k] *= moved ? 1.3 : 0.5;
+      }
+    }
+    return values;
+  }
+
+  // Rows whose prediction moves at all when the constant moves by a lot.
+  void find_sensitive() {
+    const auto [devices, runtimes] = set(start_);
+    for (std::size_t k = 0; k < knobs_.size(); ++k) {
+      std::vector<double> far = start_;
+      far[k] = knobs_[k].share ? (start_[k] > 0.5 * knobs_[k].high ? knobs_[k].low : knobs_[k].high)
+                               : knobs_[k].device ? 0.7 : knobs_[k].high;
+      Device d;
+      Runtime r;
+      set_owner(knobs_[k], far, d, r);
+      std::vector<std::size_t> sensitive;
+      for (std::size_t i : touched_[k]) {
+        Row& row = rows_[i];
+        const double before = 1 + error(row, devices[row.device], runtimes[row.runtime]);
+        const double after = 1 + error(row, knobs_[k].device ? d : devices[row.device],
+                                       knobs_[k].device ? runtimes[row.runtime] : r);
+        if (std::abs(after / before - 1) > 1e-3) sensitive.push_back(i);
+      }
+      touched_[k] = std::move(sensitive);
+    }
+  }
+  bool informed(std::size_t k, const std::vector<bool>& kept) const {
+    std::int64_t n = 0;
+    for (std::size_t i : touched_[k]) n += kept[i];
+    return n >= kFewestRows;
+  }
+  // Constants that the kept rows do not inform: a share or a time takes the median elsewhere, a curve the
+  // height that it has elsewhere.
+  std::vector<double> uninformed(std::vector<double> values, const std::vector<bool>& kept) const {
+    for (std::size_t k = 0; k < knobs_.size(); ++k) {
+      if (informed(k, kept)) continue;
+      std::vector<double> others;
+      for (std::size_t j = 0; j < knobs_.size(); ++j) {
+        if (knobs_[j].name != knobs_[k].name || j == k || !informed(j, kept)) continue;
+        const double height = knobs_[j].device ? knobs_[j].of_device(devices_[knobs_[j].owner]) : 1;
+        others.push_back(values[j] * height);
+      }
+      if (others.empty()) continue;
+      std::ranges::sort(others);
+      const double height = knobs_[k].device ? knobs_[k].of_device(devices_[knobs_[k].owner]) : 1;
+      values[k] = std::clamp(others[others.size() / 2] / height, knobs_[k].low, knobs_[k].high);
+    }
+    return values;
+  }
+
+  static constexpr int kSweeps = 24;
+  static constexpr std::int64_t kFewestRows = 4;  // fewer would serve single rows
+  std::vector<Row> rows_;
+  std::vector<std::string> sources_, device_names_, runtime_names_;
+  std::vector<Device> devices_;
+  std::vector<Runtime> runtimes_;
+  std::vector<Knob> knobs_;
+  std::vector<double> start_;
+  std::vector<std::vector<std::size_t>> touched_;  // by knob: the rows that it moves
+};
+
+}  // namespace
+
+Fit fit(const std::vector<Case>& cases, const ValidationData& data, bool leave_one_out) {
+  return Fitter(cases, data).run(leave_one_out);
+}
+
+}  // namespace llmplan
