@@ -160,15 +160,14 @@ class RuntimeEstimate {
     double activations = flying(i) * saved;
     if (st.offload.activations) activations = std::min(activations, saved / std::max(1.0, d(s.layers())) * 2);
     const double logits = s.last ? dims_.rows * dims_.vocab * (r.whole_logits ? dims_.tp : 1) * r.logits_bytes : 0;
-    if (s.last) activations += 2 * stream;  // the final norm's input and output
-    if (logits > in_layer) {
-      m.logits = bytes(logits);
-    } else {
-      activations += in_layer;
-    }
     m.activations = bytes(activations);
-
-    double buffers = static_cast<double>(r.bucket.value) * (dims_.dp > 1 ? 1 : 0);
+    // The peak is at the loss or in the fullest layer's backward, whichever needs more.
+    double buffers = s.last ? 2 * stream : 0;  // the final norm's input and output
+    if (logits > in_layer)
+      m.logits = bytes(logits);
+    else
+      buffers += in_layer;
+    buffers += static_cast<double>(r.bucket.value) * (dims_.dp > 1 ? 1 : 0);
     if (st.zero >= 3 && shards_ > 1) {
       const double layer = std::max(has_dense_ ? dense_layer_.dense : 0.0, has_moe_ ? moe_layer_.dense + moe_layer_.experts : 0.0);
       buffers += e * (r.zero3_layers * layer + (s.first || s.last ? table_ : 0));
