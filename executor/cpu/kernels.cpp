@@ -8,7 +8,7 @@
 
 #include "costmodel/error.h"
 #include "executor/cpu/isa/table.h"
-#include "executor/cpu/matrix.h"
+#include "executor/cpu/products.h"
 #include "executor/cpu/scratch.h"
 
 namespace llmplan::cpu {
@@ -47,6 +47,11 @@ void for_ranges(ThreadPool& pool, i64 count, i64 bytes_each, i64 multiple, Body 
   pool.parallel_for(ceil_div(count, per_tile),
                     [&](i64 t) { body(t * per_tile, std::min(count, (t + 1) * per_tile)); });
 }
+
+// Rows of a partial sum of the loss.
+i64 loss_block(const CrossEntropyGrad& op) { return std::min<i64>(64, kTileBytes / (op.vocab * 8) + 1); }
+// Elements of a partial sum of squares, and of AdamW's tiles.
+constexpr i64 kFlatBlock = 16384;
 
 struct Run {
   const Operands x;
@@ -160,9 +165,8 @@ struct Run {
     double* loss = reinterpret_cast<double*>(x.writes.back());
     const i64 first = context.where.tp * op.vocab, valid = valid_columns(op.vocab, op.vocab_total);
     // Blocks of rows that depend on the shape only, their sums added in order.
-    const i64 rows = std::max<i64>(1, std::min<i64>(64, kTileBytes / (op.vocab * 8) + 1));
-    const i64 blocks = ceil_div(op.rows, rows);
-    double* partial = reinterpret_cast<double*>(scratch(ScratchUse::shared, std::max<i64>(1, blocks) * 4));
+    const i64 rows = loss_block(op), blocks = ceil_div(op.rows, rows);
+    double* partial = reinterpret_cast<double*>(scratch(ScratchUse::shared, 4 * blocks));
     const auto block = [&](i64 i) {
       partial[2 * i] = partial[2 * i + 1] = 0;
       k.cross_entropy_grad(op, first, valid, targets, stats, logits, partial + 2 * i, i * rows, std::min(op.rows, (i + 1) * rows));
@@ -178,7 +182,6 @@ struct Run {
 
   // The parts of this rank's `elements` that hold parameters, block by block: body(param, first, last) with
   // indices into the whole flat buffer. Blocks are of the rank's elements and do not depend on threads.
-  static constexpr i64 kBlock = 16384;
   template <class Body>
   void for_params(i64 begin, i64 end, Body body) const {
     const std::vector<Param>& params = *context.params;
@@ -191,14 +194,14 @@ struct Run {
   void operator()(const GradStats& op) const {
     const float* gradients = x.in(0);
     double* stats = x.out<double>(0);
-    const i64 first = first_element(op.elements, op.shards), blocks = ceil_div(op.elements, kBlock);
-    double* partial = reinterpret_cast<double*>(scratch(ScratchUse::shared, std::max<i64>(1, blocks) * 2));
+    const i64 first = first_element(op.elements, op.shards), blocks = ceil_div(op.elements, kFlatBlock);
+    double* partial = reinterpret_cast<double*>(scratch(ScratchUse::shared, 2 * blocks));
     const Coordinates& where = context.where;
     const bool copy = op.shards == 1 && where.dp > 0;  // another dp rank counts these gradients
     pool.parallel_for(blocks, [&](i64 i) {
       partial[i] = 0;
       if (copy) return;
-      for_params(first + i * kBlock, first + std::min(op.elements, (i + 1) * kBlock), [&](const Param& p, i64 b, i64 e) {
+      for_params(first + i * kFlatBlock, first + std::min(op.elements, (i + 1) * kFlatBlock), [&](const Param& p, i64 b, i64 e) {
         if (p.counted && (p.tp_dim >= 0 || where.tp == 0)) partial[i] += k.sum_squares(gradients + b, e - b);
       });
     });
@@ -225,8 +228,8 @@ struct Run {
     s.rsqrt_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, t)));
     const float decayed = static_cast<float>(1 - lr * o.weight_decay);
     const i64 first = first_element(op.elements, op.shards);
-    pool.parallel_for(ceil_div(op.elements, kBlock), [&](i64 i) {
-      for_params(first + i * kBlock, first + std::min(op.elements, (i + 1) * kBlock), [&](const Param& p, i64 b, i64 e) {
+    pool.parallel_for(ceil_div(op.elements, kFlatBlock), [&](i64 i) {
+      for_params(first + i * kFlatBlock, first + std::min(op.elements, (i + 1) * kFlatBlock), [&](const Param& p, i64 b, i64 e) {
         AdamWScalars here = s;
         here.keep = p.decay ? decayed : 1.0f;
         k.adamw(here, gradients + b, weights + b, m + (b - first), v + (b - first), e - b);
@@ -235,7 +238,35 @@ struct Run {
   }
 };
 
+struct ScratchOf {
+  const KernelTable& k = kernels();
+  ScratchFloats operator()(const Gemm& op) const { return gemm_scratch(k, op); }
+  ScratchFloats operator()(const Attention& op) const { return {0, k.attention_scratch(op.seq, op.head_dim)}; }
+  ScratchFloats operator()(const AttentionGrad& op) const { return {0, k.attention_grad_scratch(op.seq, op.head_dim)}; }
+  ScratchFloats operator()(const CrossEntropyGrad& op) const { return {4 * ceil_div(op.rows, loss_block(op)), 0}; }
+  ScratchFloats operator()(const GradStats& op) const { return {2 * ceil_div(op.elements, kFlatBlock), 0}; }
+  ScratchFloats operator()(const Load&) const { return {}; }
+  ScratchFloats operator()(const Embedding&) const { return {}; }
+  ScratchFloats operator()(const EmbeddingGrad&) const { return {}; }
+  ScratchFloats operator()(const RmsNorm&) const { return {}; }
+  ScratchFloats operator()(const RmsNormGrad&) const { return {}; }
+  ScratchFloats operator()(const Rope&) const { return {}; }
+  ScratchFloats operator()(const SwiGlu&) const { return {}; }
+  ScratchFloats operator()(const SwiGluGrad&) const { return {}; }
+  ScratchFloats operator()(const Add&) const { return {}; }
+  ScratchFloats operator()(const CrossEntropyStats&) const { return {}; }
+  ScratchFloats operator()(const AdamW&) const { return {}; }
+  ScratchFloats operator()(const Collective&) const { return {}; }
+  ScratchFloats operator()(const Send&) const { return {}; }
+  ScratchFloats operator()(const Recv&) const { return {}; }
+};
+
 }  // namespace
+
+KernelScratch kernel_scratch(const Op& op) {
+  const ScratchFloats floats = std::visit(ScratchOf{}, op);
+  return {{scratch_bytes(floats.shared)}, {scratch_bytes(floats.per_thread)}};
+}
 
 void run(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
          const KernelContext& context) {

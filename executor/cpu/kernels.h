@@ -28,6 +28,12 @@ struct KernelContext {
 void run(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
          const KernelContext& context);
 
+// Memory that run() takes beside the operands, and keeps for the next call: `shared` on the calling thread,
+// `per_thread` on every thread of the pool. A program's reserve is its largest `shared` plus threads times
+// its largest `per_thread`.
+struct KernelScratch { Bytes shared, per_thread; };
+KernelScratch kernel_scratch(const Op& op);
+
 std::string_view instruction_set();  // "avx512", "avx2", "generic"; LLMPLAN_ISA overrides, for tests
 
 }  // namespace llmplan::cpu

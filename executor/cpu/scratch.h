@@ -8,6 +8,8 @@ namespace llmplan::cpu {
 
 enum class ScratchUse : std::uint8_t { shared, tile };  // one op's, written by its caller; one tile's
 
-float* scratch(ScratchUse, std::int64_t floats);  // 64-byte aligned; contents undefined
+float* scratch(ScratchUse, std::int64_t floats);   // page aligned; contents undefined
+std::int64_t scratch_bytes(std::int64_t floats);   // what that takes: whole pages, huge ones if it is large
+std::int64_t scratch_held();                       // by all threads of the process, now
 
 }  // namespace llmplan::cpu

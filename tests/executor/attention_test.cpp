@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "executor/cpu/isa/table.h"
-#include "executor/cpu/matrix.h"
+#include "executor/cpu/products.h"
 #include "tests/executor/kernel_fixture.h"
 
 namespace llmplan {

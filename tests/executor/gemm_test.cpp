@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "executor/cpu/isa/table.h"
-#include "executor/cpu/matrix.h"
+#include "executor/cpu/products.h"
 #include "tests/executor/kernel_fixture.h"
 
 namespace llmplan {

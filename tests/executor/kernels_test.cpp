@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <thread>
 
 #include "costmodel/error.h"
 #include "executor/cpu/isa/table.h"
+#include "executor/cpu/scratch.h"
 #include "tests/executor/kernel_fixture.h"
 
 namespace llmplan {
@@ -406,6 +408,24 @@ TEST_CASE("exp and exp2 are within 2 units in the last place, and flush and satu
       CHECK(std::isnan(e[6]));
     }
   }
+}
+
+TEST_CASE("an op takes the scratch memory that kernel_scratch says, and gives it back with its threads") {
+  const Op ops[] = {Gemm{100, 3000, 700, false, true, false, DType::fp32, DType::fp32},
+                    Gemm{2000, 60, 90, true, false, false, DType::fp32, DType::fp32},
+                    Attention{2, 300, 4, 2, 40, true, DType::fp32}, GradStats{0, 1}, SwiGlu{400, 300, DType::fp32}};
+  const i64 before = cpu::scratch_held();
+  for (const Op& op : ops)
+    std::thread([&] {  // a fresh thread: nothing held from earlier ops
+      Caller call(3);
+      std::vector<Floats> memory(4, Floats(2000000, 0.5f));
+      call(op, {in(memory[0]), in(memory[1])}, {out(memory[2]), out(memory[3])});
+      const cpu::KernelScratch most = cpu::kernel_scratch(op);
+      const i64 taken = cpu::scratch_held() - before;
+      CHECK(taken <= most.shared.value + 3 * most.per_thread.value);
+      CHECK(taken >= most.shared.value + most.per_thread.value);  // idle threads take none
+    }).join();
+  CHECK(cpu::scratch_held() == before);
 }
 
 TEST_CASE("another type than fp32 is refused with E0510, an unknown instruction set has no table") {

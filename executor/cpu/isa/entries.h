@@ -8,6 +8,7 @@ namespace llmplan::cpu::LLMPLAN_ISA {
 namespace {
 constexpr i64 kGemmPanel = 2 * kLanes;
 constexpr i64 kGemmDepth = 512;
+constexpr i64 kGemmRowPitch = kGemmDepth + 16;  // an odd number of cache lines: rows fall into different sets
 constexpr i64 kAttentionBlock = 64;
 }  // namespace
 

@@ -17,33 +17,29 @@ inline void fetch(const float* p, i64 n) {
 // the block, into the next pass of k.
 i64 rows_ahead(i64 width) { return max(4, 4096 / width); }
 
-// Distance of rows in a strip, and of strips that hold columns: an odd number of cache lines, so that
-// neighbours fall into different cache sets.
-constexpr i64 odd_lines(i64 floats) { return ((floats + 15) / 16 | 1) * 16; }
-constexpr i64 kRowPitch = odd_lines(kGemmDepth);
-i64 column_pitch(i64 depth) { return odd_lines(depth * kStrip); }
-static_assert(kRowPitch * kStrip >= odd_lines(kGemmDepth * kStrip), "kGemmPackedA holds either layout");
+constexpr i64 kStripFloats = kStrip * kGemmRowPitch;
 
 }  // namespace
 
-// Rows keep their layout, kRowPitch apart; columns (of a transposed a) become strips [depth][kStrip].
+// Strips lie kStripFloats apart. In it, rows keep their layout, kGemmRowPitch apart; columns (of a transposed
+// a) become [depth][kStrip].
 void pack_a(const float* a, i64 lda, bool transposed, i64 rows, i64 depth, float* to) {
   if (!transposed) {
     const i64 ahead = rows_ahead(depth);
     for (i64 i = 0; i < rows; ++i) {
       const float* from = a + i * lda;
       fetch(from + ahead * lda, depth);
-      for_columns(depth, [&](i64 p, i64 n, bool part) { store(to + i * kRowPitch + p, load(from + p, n, part), n, part); });
+      for_columns(depth, [&](i64 p, i64 n, bool part) { store(to + i * kGemmRowPitch + p, load(from + p, n, part), n, part); });
     }
     return;
   }
-  const i64 pitch = column_pitch(depth), ahead = rows_ahead(rows);
+  const i64 ahead = rows_ahead(rows);
   for (i64 p = 0; p < depth; ++p) {
     const float* from = a + p * lda;
     fetch(from + ahead * lda, rows);
     float* strip = to + p * kStrip;
     i64 i = 0;
-    for (; i + kStrip <= rows; i += kStrip, strip += pitch) __builtin_memcpy(strip, from + i, kStrip * 4);
+    for (; i + kStrip <= rows; i += kStrip, strip += kStripFloats) __builtin_memcpy(strip, from + i, kStrip * 4);
     for (i64 r = 0; i + r < rows; ++r) strip[r] = from[i + r];
   }
 }
@@ -79,14 +75,13 @@ void pack_b(const float* b, i64 ldb, bool transposed, i64 columns, i64 depth, fl
 namespace {
 
 template <A layout>
-void multiply_as(const float* a, i64 pitch, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc, bool add) {
-  constexpr i64 step = layout == A::rows ? kRowPitch * kStrip : 0;
+void multiply_as(const float* a, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc, bool add) {
   float edge[kStrip * kPanel];
   for (i64 j = 0; j < columns; j += kPanel, b += kPanel * depth) {
     const i64 jn = min(kPanel, columns - j);
     const float* strip = a;
-    for (i64 i = 0; i < rows; i += kStrip, strip += layout == A::rows ? step : pitch) {
-      const i64 in = min(kStrip, rows - i), lda = layout == A::rows ? kRowPitch : kStrip;
+    for (i64 i = 0; i < rows; i += kStrip, strip += kStripFloats) {
+      const i64 in = min(kStrip, rows - i), lda = layout == A::rows ? kGemmRowPitch : kStrip;
       float* to = c + i * ldc + j;
       if (j + kPanel < columns) {  // a share of the next panel
         const i64 ahead = depth * kPanel * kStrip / rows;
@@ -110,8 +105,8 @@ void multiply_as(const float* a, i64 pitch, i64 rows, const float* b, i64 column
 }  // namespace
 
 void multiply(const float* a, bool a_transposed, i64 rows, const float* b, i64 columns, i64 depth, float* c, i64 ldc, bool add) {
-  if (a_transposed) multiply_as<A::columns>(a, column_pitch(depth), rows, b, columns, depth, c, ldc, add);
-  else multiply_as<A::rows>(a, 0, rows, b, columns, depth, c, ldc, add);
+  if (a_transposed) multiply_as<A::columns>(a, rows, b, columns, depth, c, ldc, add);
+  else multiply_as<A::rows>(a, rows, b, columns, depth, c, ldc, add);
 }
 
 }  // namespace llmplan::cpu::LLMPLAN_ISA

@@ -29,8 +29,8 @@ struct KernelTable {
   std::string_view name;
 
   // A matrix product, one pass of k (at most gemm_depth long) at a time. Packed, b takes
-  // round_up(columns, gemm_panel)·depth floats and a at most round_up(rows, gemm_rows)·gemm_row_floats.
-  std::int64_t gemm_rows, gemm_panel, gemm_depth, gemm_row_floats;
+  // round_up(columns, gemm_panel)·depth floats, and a gemm_strip_floats for every gemm_rows rows, begun or whole.
+  std::int64_t gemm_rows, gemm_panel, gemm_depth, gemm_strip_floats;
   // Blocks a[rows, depth] and b[depth, columns]; transposed, they lie as [depth, rows] and [columns, depth].
   void (*pack_a)(const float* a, std::int64_t lda, bool transposed, std::int64_t rows, std::int64_t depth, float* to);
   void (*pack_b)(const float* b, std::int64_t ldb, bool transposed, std::int64_t columns, std::int64_t depth, float* to);

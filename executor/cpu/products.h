@@ -1,4 +1,5 @@
-// The ops that have a plan of their own for dividing work among threads.
+// The ops that have a plan of their own for dividing work among threads, with the kernels of any instruction
+// set that this CPU has.
 #pragma once
 
 #include "costmodel/op.h"
@@ -7,6 +8,9 @@
 
 namespace llmplan::cpu {
 
+struct ScratchFloats { std::int64_t shared, per_thread; };
+
+ScratchFloats gemm_scratch(const KernelTable&, const Gemm&);
 void gemm(const KernelTable&, const Gemm&, const float* a, const float* b, float* c, ThreadPool&);
 void attention(const KernelTable&, const Attention&, const float* qkv, float* out, float* lse, ThreadPool&);
 void attention_grad(const KernelTable&, const AttentionGrad&, const float* qkv, const float* out, const float* lse,

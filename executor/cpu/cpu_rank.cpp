@@ -1,0 +1,55 @@
+// A rank on this machine's cores: its arenas, its place among the threads, its interpreter.
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "costmodel/error.h"
+#include "executor/arena.h"
+#include "executor/cpu/cpu_backend.h"
+#include "executor/local_comm.h"
+#include "executor/rank.h"
+
+namespace llmplan {
+namespace {
+
+class CpuRank : public Rank {
+ public:
+  CpuRank(const RankOptions& o, std::unique_ptr<Communicator> communicator, int threads)
+      : device_(o.device_arena), host_(o.host_arena), communicator_(std::move(communicator)),
+        backend_(o.where, *communicator_, o.plan->workload.optimizer, threads, device_.data(), host_.data()) {}
+
+  Bytes arena() const override { return device_.allocated(); }
+  void read(Bytes offset, std::span<std::byte> out) const override {
+    std::memcpy(out.data(), device_.data() + offset.value, out.size());
+  }
+  void write(Bytes offset, std::span<const std::byte> in) override {
+    std::memcpy(device_.data() + offset.value, in.data(), in.size());
+  }
+  Timeline run(const Execution& execution, bool) override {
+    backend_.begin(execution);
+    return execute(*execution.program, backend_);
+  }
+  void cancel() noexcept override { backend_.cancel(); }
+
+ private:
+  Arena device_, host_;
+  std::unique_ptr<Communicator> communicator_;
+  cpu::CpuBackend backend_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Rank>> make_cpu_ranks(const std::vector<RankOptions>& options, LocalWorld& world) {
+  if (const DType t = options.front().plan->workload.precision; t != DType::fp32)
+    throw Error("E0510", Exit::environment, fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(t)),
+                "plan again with --precision fp32");
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  std::vector<std::unique_ptr<Rank>> ranks;
+  for (const RankOptions& o : options)
+    ranks.push_back(std::make_unique<CpuRank>(o, world.communicator(o.where.rank), std::max(1, cores / world.size())));
+  return ranks;
+}
+
+}  // namespace llmplan
