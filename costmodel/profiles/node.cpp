@@ -119,7 +119,7 @@ void check_encoding(const std::string& text, const Source& source) {
 std::string read_profile_file(const std::string& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
-    throw Error("E0520", Exit::environment, fmt::format("'{}' is a directory", path),
+    throw Error("E0520", Exit::usage, fmt::format("'{}' is a directory", path),
                 "give a file in it");
   errno = 0;
   std::ifstream in(path, std::ios::binary);
@@ -133,7 +133,7 @@ std::string read_profile_file(const std::string& path) {
   }
   if (!in.is_open() || in.bad()) {
     throw Error(
-        "E0520", Exit::environment,
+        "E0520", errno == ENOENT ? Exit::usage : Exit::environment,
         fmt::format("cannot read '{}': {}", path, errno ? std::strerror(errno) : "input error"),
         "check the path and its permissions");
   }
