@@ -5,9 +5,9 @@
 //  2. Where ops of its kind were measured, its rate (FLOP/s for matrix work, bytes/s for the rest) is the
 //     mean of the logarithms of its neighbours' rates, weighted by 1/distance². Distance is Euclidean in
 //     log2 of the op's dimensions, plus a penalty for another layout (transposes, accumulation, residual).
-//     Only the four nearest count, so far shapes do not pull. The rate is interpolated and not the time, because
-//     it varies by tens of percent where time varies by orders of magnitude; between two measured sizes of a
-//     pointwise op this is a smooth curve through both.
+//     Only the eight nearest count, a cell's corners in three dimensions, so that far shapes do not pull. The
+//     rate is interpolated and not the time, because it varies by tens of percent where time varies by
+//     orders of magnitude.
 //  3. Otherwise the roofline: max(FLOPs / (peak × efficiency), bytes / (bandwidth × efficiency)) + launch.
 #include <algorithm>
 #include <array>
@@ -99,7 +99,7 @@ float distance(const Shape& a, const Shape& b) {
 
 std::optional<Seconds> from_measurements(const Op& op, const Device& device, int ranks, int threads) {
   struct Neighbour { float distance = std::numeric_limits<float>::infinity(); double log_rate = 0; };
-  std::array<Neighbour, 4> nearest;
+  std::array<Neighbour, 8> nearest;
   const Shape shape = shape_of(op);
   bool any = false;
   for (const MeasuredOp& m : device.measured) {

@@ -187,5 +187,54 @@ TEST_CASE("weights, gradients and optimizer are Megatron's 18 bytes per paramete
   }
 }
 
+// FlagScale's theoretical_memory_usage.py: MiB of states and of activations of the first stage.
+struct FlagScale {
+  double hidden = 4096, layers = 32, ffn = 11008, vocab = 100096, tokens = 2 * 2048;  // aquila-7b, micro-batch 2
+  double tp = 1, pp = 1, dp = 8, in_flight = 1;
+  double layer() const { return 4 * hidden * hidden + 3 * hidden * ffn + 4 * hidden; }
+  double states() const {
+    const double tables = (pp == 1 ? 2 : 1) * vocab * hidden;
+    return (layers / pp * layer() + tables + hidden / pp) / tp * (6 + 12 / dp) / (1 << 20);
+  }
+  double layer_activations() const { return tokens * (18 * hidden + 6 * ffn); }  // flash attention
+  double activations() const {
+    const double ends = in_flight * (8 * tokens + tokens * hidden) + (pp == 1 ? 4 * tokens * (hidden + vocab) : 0);
+    return (layers / pp * in_flight * layer_activations() + ends) / tp / (1 << 20);
+  }
+};
+
+TEST_CASE("FlagScale's memory figures for aquila-7b are what its formulas give") {
+  FlagScale f;
+  CHECK(f.states() == doctest::Approx(52188.81).epsilon(1e-6));
+  CHECK(f.activations() == doctest::Approx(19116.03).epsilon(1e-6));
+  f.tp = 2, f.dp = 4;
+  CHECK(f.states() == doctest::Approx(31313.32).epsilon(1e-5));
+  CHECK(f.activations() == doctest::Approx(9558.02).epsilon(1e-6));
+  f.tp = 1, f.dp = 2, f.pp = 4, f.in_flight = 4;
+  CHECK(f.states() == doctest::Approx(23221.52).epsilon(1e-5));
+  CHECK(f.activations() == doctest::Approx(17536.12).epsilon(1e-6));
+}
+
+TEST_CASE("llmplan keeps FlagScale's activations per layer and the softmax statistics that it leaves out") {
+  ModelConfig m;
+  m.name = "aquila-7b";
+  m.hidden_size = 4096, m.num_hidden_layers = 32, m.intermediate_size = 11008, m.head_dim = 128;
+  m.num_attention_heads = m.num_key_value_heads = 32, m.vocab_size = 100096;
+  Runtime r = read_runtime("megatron-core");
+  r.dropout = true;  // FlagScale counts the masks, though Llama models train without
+  Strategy s;
+  s.dp = 8, s.zero = 1, s.micro_batch = 2;
+  Workload w;
+  w.seq = 2048, w.global_batch = 16, w.runtime = "megatron-core";
+  const auto result = estimate(m, machines(8), w, s, r);
+  const Memory& ours = std::get<Estimate>(result).memory;
+  const FlagScale f;
+  const double statistics = 4.0 * 32 * 4096 * 32;  // fp32 per head, token and layer
+  CHECK(static_cast<double>(ours.activations.value) == doctest::Approx(32 * f.layer_activations() + statistics).epsilon(1e-12));
+  const double states = static_cast<double>((ours.weights + ours.gradients + ours.optimizer).value) / (1 << 20);
+  // FlagScale gives every norm a bias; RMSNorm has none.
+  CHECK(states == doctest::Approx(f.states() - 32 * 2 * 4096 * 7.5 / (1 << 20)).epsilon(1e-7));
+}
+
 }  // namespace
 }  // namespace llmplan
