@@ -14,7 +14,7 @@ using i64 = std::int64_t;
 
 constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 
-constexpr i64 kSharedFloats = i64{1} << 20;  // 4 MiB: stays in the L3 cache
+constexpr i64 kSharedFloats = i64{1} << 19;  // 2 MiB: stays in the L3 cache
 constexpr i64 kTileFloats = i64{1} << 16;    // 256 KiB: a quarter of a small L2 cache, and half
 
 struct GemmPlan {
@@ -33,7 +33,8 @@ GemmPlan plan_of(const KernelTable& t, const Gemm& op) {
   const i64 strips = ceil_div(op.m, t.gemm_rows), panels = ceil_div(op.n, t.gemm_panel);
   const i64 strip = t.gemm_strip_floats, panel = t.gemm_panel * p.depth;  // floats of one, packed
   const i64 all = ceil_div(op.k, p.depth);
-  const i64 count = p.share_a ? std::min(strips, kSharedFloats / strip) : std::min(panels, kSharedFloats / panel);
+  const i64 whole = p.share_a ? strips : panels, most = kSharedFloats / (p.share_a ? strip : panel);
+  const i64 count = ceil_div(whole, ceil_div(whole, most));  // blocks of about the same size
   p.block = count * (p.share_a ? t.gemm_rows : t.gemm_panel);
   const i64 floats = count * (p.share_a ? strip : panel);
   p.passes = std::clamp<i64>(kSharedFloats / floats, 1, all);
