@@ -37,15 +37,17 @@ bool writes_residual(std::string_view name) {
 
 }  // namespace
 
-void init_weights(const Param& p, int tp_rank, std::int64_t layers, std::uint64_t seed, std::span<float> part) {
-  std::fill(part.begin(), part.end(), 0.f);
-  if (p.full_shape.size() < 2) return std::fill(part.begin(), part.end(), 1.f);
+void init_weights(const Param& p, int tp_rank, std::int64_t layers, std::uint64_t seed, std::int64_t first,
+                  std::span<float> out) {
+  if (p.full_shape.size() < 2) return std::fill(out.begin(), out.end(), 1.f);
+  std::fill(out.begin(), out.end(), 0.f);
   double deviation = 0.02;
   if (writes_residual(p.name)) deviation /= std::sqrt(2.0 * static_cast<double>(layers));
   Normals normals(mix64(seed, hash_name(p.name)));
+  const std::int64_t end = first + static_cast<std::int64_t>(out.size());
   for_each_run(p, tp_rank, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i)
-      part[static_cast<std::size_t>(local + i)] = static_cast<float>(deviation * normals.at(global + i));
+    for (std::int64_t i = std::max(local, first); i < std::min(local + count, end); ++i)
+      out[static_cast<std::size_t>(i - first)] = static_cast<float>(deviation * normals.at(global + i - local));
   });
 }
 

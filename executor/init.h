@@ -10,7 +10,9 @@
 namespace llmplan {
 
 // Normal with deviation 0.02; projections back into the residual stream scaled by 1/sqrt(2·layers)
-// (GPT-2's initialization); norms 1. Padding rows are 0. `part` is the rank's part of `p`.
-void init_weights(const Param& p, int tp_rank, std::int64_t layers, std::uint64_t seed, std::span<float> part);
+// (GPT-2's initialization); norms 1. Padding rows are 0. Gives elements
+// [first, first + size) of the rank's part of `p`.
+void init_weights(const Param& p, int tp_rank, std::int64_t layers, std::uint64_t seed, std::int64_t first,
+                  std::span<float> out);
 
 }  // namespace llmplan

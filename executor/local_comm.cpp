@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <vector>
 
 #include "costmodel/error.h"
+#include "executor/bf16.h"
 
 namespace llmplan {
 namespace {
@@ -89,16 +89,11 @@ float widen(float x) { return x; }
 double widen(double x) { return x; }
 std::int32_t widen(std::int32_t x) { return x; }
 struct Bf16 { std::uint16_t bits; };
-float widen(Bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+float widen(Bf16 x) { return from_bf16(x.bits); }
 template <class T, class Wide>
 T narrow(Wide x) {
-  if constexpr (std::is_same_v<T, Bf16>) {  // to nearest even
-    auto bits = std::bit_cast<std::uint32_t>(x);
-    if (x != x) return {static_cast<std::uint16_t>(bits >> 16 | 64)};
-    return {static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-  } else {
-    return x;
-  }
+  if constexpr (std::is_same_v<T, Bf16>) return {to_bf16(x)};
+  else return x;
 }
 
 // out[i] = Σ over ranks, in rank order, of in_r[i], for elements [begin, end). `out` may be one of the

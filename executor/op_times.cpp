@@ -33,6 +33,7 @@ OpTimes::OpTimes(const Plan& plan, const Ranks& ranks) {
 }
 
 void OpTimes::add(const Ranks& ranks) {
+  if (ranks.timeline(0).empty()) return;  // this step was not timed
   std::vector<double> sum(kinds_.size());
   for (std::size_t s = 0; s < measured_.size(); ++s) {
     std::fill(sum.begin(), sum.end(), 0.0);

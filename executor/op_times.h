@@ -12,7 +12,7 @@ namespace llmplan {
 class OpTimes {
  public:
   explicit OpTimes(const Plan&, const Ranks&);
-  void add(const Ranks&);  // the step that has just ended
+  void add(const Ranks&);  // the timed step that has just ended
   // The median over the window, of the stage that was busiest; predicted: the same stage, simulated.
   std::vector<OpKindTime> result() const;
 

@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
-#include <cstring>
-#include <exception>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -15,10 +13,11 @@
 
 #include "costmodel/error.h"
 #include "costmodel/estimate.h"
-#include "executor/arena.h"
-#include "executor/cpu/cpu_backend.h"
+#include "executor/bf16.h"
+#include "executor/crew.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
+#include "executor/rank.h"
 #include "executor/rope_table.h"
 #include "executor/shard.h"
 
@@ -26,99 +25,18 @@ namespace llmplan {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr std::int64_t kBlock = std::int64_t{1} << 20;  // elements that pass through a buffer at once
 
-int cores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
-
-// Runs body(i) for i < n on up to `cores` threads.
+// Runs body(i) for i < n on all cores.
 void in_parallel(std::size_t n, const std::function<void(std::size_t)>& body) {
   std::atomic<std::size_t> next = 0;
   auto work = [&] {
     for (std::size_t i; (i = next++) < n;) body(i);
   };
   std::vector<std::jthread> helpers;
-  for (int t = 1; t < cores(); ++t) helpers.emplace_back(work);
+  for (unsigned t = 1; t < std::thread::hardware_concurrency(); ++t) helpers.emplace_back(work);
   work();
 }
-
-// Threads that stay, one per rank, and do the same thing at the same time.
-class Crew {
- public:
-  explicit Crew(int size) : errors_(static_cast<std::size_t>(size)) {
-    for (int r = 0; r < size; ++r) threads_.emplace_back([this, r] { serve(r); });
-  }
-  ~Crew() {
-    {
-      std::lock_guard lock(mutex_);
-      closing_ = true;
-    }
-    wake_.notify_all();
-    for (auto& t : threads_) t.join();
-  }
-
-  // Returns when all are done; calls `while_waiting` ten times a second until then. Throws the error
-  // that a rank met by itself, rather than one that only followed from it.
-  void run(const std::function<void(int)>& job, const std::function<void()>& while_waiting) {
-    std::unique_lock lock(mutex_);
-    job_ = &job;
-    working_ = static_cast<int>(threads_.size());
-    ++round_;
-    wake_.notify_all();
-    while (!done_.wait_for(lock, std::chrono::milliseconds(100), [&] { return working_ == 0; })) {
-      lock.unlock();
-      while_waiting();
-      lock.lock();
-    }
-    job_ = nullptr;
-    std::exception_ptr first, own;
-    for (auto& e : errors_) {
-      if (!e) continue;
-      if (!first) first = e;
-      if (!own && !followed(e)) own = e;
-      e = nullptr;
-    }
-    if (first) std::rethrow_exception(own ? own : first);
-  }
-
- private:
-  static bool followed(const std::exception_ptr& e) {
-    try {
-      std::rethrow_exception(e);
-    } catch (const Error& error) {
-      return error.code == "E0601";
-    } catch (...) {
-      return false;
-    }
-  }
-
-  void serve(int rank) {
-    for (std::uint64_t seen = 0;;) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return round_ != seen || closing_; });
-      if (round_ == seen) return;
-      seen = round_;
-      const auto* job = job_;
-      lock.unlock();
-      std::exception_ptr error;
-      try {
-        (*job)(rank);
-      } catch (...) {
-        error = std::current_exception();
-      }
-      lock.lock();
-      errors_[static_cast<std::size_t>(rank)] = error;
-      if (--working_ == 0) done_.notify_all();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  const std::function<void(int)>* job_ = nullptr;
-  std::uint64_t round_ = 0;
-  int working_ = 0;
-  bool closing_ = false;
-  std::vector<std::exception_ptr> errors_;
-  std::vector<std::thread> threads_;
-};
 
 // Both programs of a stage use the same persistent bytes; else one would overwrite the other's state.
 void require_shared(const Program& a, const Layout& la, const Program& b, const Layout& lb) {
@@ -139,14 +57,8 @@ struct Ranks::Body {
   const std::atomic<int>* stop;
   Lowered train, eval;
   LocalWorld world;
-  struct Rank {
-    Coordinates where;
-    Arena device, host;
-    std::unique_ptr<Communicator> communicator;
-    std::unique_ptr<cpu::CpuBackend> backend;
-    Timeline timeline;
-  };
-  std::vector<Rank> ranks;
+  std::vector<std::unique_ptr<Rank>> ranks;
+  std::vector<Timeline> timelines;
   std::vector<FloatTensor> tensors;
   struct Place { int stage; const Param* param; };
   std::map<std::string, std::vector<Place>> places;  // the first is the one to read
@@ -155,62 +67,75 @@ struct Ranks::Body {
   Body(const Plan& p, const std::atomic<int>* s)
       : plan(p), stop(s), train(build(p, Purpose::train)), eval(build(p, Purpose::evaluate)),
         world(static_cast<int>(p.strategy.tp), static_cast<int>(p.strategy.dp), static_cast<int>(p.strategy.pp)) {
-    if (plan.workload.precision != DType::fp32)
-      throw Error("E0510", Exit::environment,
-                  fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(plan.workload.precision)),
-                  "plan again with --precision fp32");
     for (std::size_t i = 0; i < train.programs.size(); ++i)
       require_shared(train.programs[i], train.layouts[i], eval.programs[i], eval.layouts[i]);
     list_tensors();
-    const int threads = std::max(1, cores() / world.size());
-    ranks.resize(static_cast<std::size_t>(world.size()));
+    std::vector<RankOptions> options;
     for (int r = 0; r < world.size(); ++r) {
-      Rank& rank = ranks[static_cast<std::size_t>(r)];
-      rank.where = world.coordinates(r);
-      rank.device = Arena(predicted(rank.where.pp));
-      auto stage = static_cast<std::size_t>(rank.where.pp);
-      rank.host = Arena(std::max(train.layouts[stage].host_arena, eval.layouts[stage].host_arena));
-      rank.communicator = world.communicator(r);
-      rank.backend = std::make_unique<cpu::CpuBackend>(rank.where, *rank.communicator, plan.workload.optimizer, threads,
-                                                       rank.device.data(), rank.host.data());
-      fill_constants(rank);
+      auto stage = static_cast<std::size_t>(world.coordinates(r).pp);
+      options.push_back({world.coordinates(r), &plan, {&train.programs[stage], &eval.programs[stage]}, predicted(r),
+                         std::max(train.layouts[stage].host_arena, eval.layouts[stage].host_arena)});
     }
+    ranks = plan.cluster.device.cpu ? make_cpu_ranks(options, world) : make_gpu_ranks(options);
+    timelines.resize(ranks.size());
+    for (int r = 0; r < world.size(); ++r) fill_constants(r);
     crew = std::make_unique<Crew>(world.size());
   }
 
-  Bytes predicted(int stage) const {
-    auto s = static_cast<std::size_t>(stage);
+  int tp() const { return static_cast<int>(plan.strategy.tp); }
+  int dp() const { return static_cast<int>(plan.strategy.dp); }
+  int rank_at(int tp_rank, int dp_rank, int pp_rank) const { return tp_rank + tp() * (dp_rank + dp() * pp_rank); }
+  std::size_t stage_of(int rank) const { return static_cast<std::size_t>(world.coordinates(rank).pp); }
+  const Program& program(int rank) const { return train.programs[stage_of(rank)]; }
+  Bytes predicted(int rank) const {
+    auto s = stage_of(rank);
     return std::max(train.layouts[s].device_arena, eval.layouts[s].device_arena);
   }
 
-  const Program& program(const Rank& r) const { return train.programs[static_cast<std::size_t>(r.where.pp)]; }
-  Rank& rank_at(int tp, int dp, int pp) {
-    return ranks[static_cast<std::size_t>(tp + world_tp() * (dp + world_dp() * pp))];
-  }
-  int world_tp() const { return static_cast<int>(plan.strategy.tp); }
-  int world_dp() const { return static_cast<int>(plan.strategy.dp); }
+  // ---- Buffers of one rank, in elements of the buffer's own type
 
-  template <class T>
-  std::span<T> buffer(const Rank& r, BufferId id) const {
-    if (id < 0) return {};
-    auto& layout = train.layouts[static_cast<std::size_t>(r.where.pp)];
-    auto b = static_cast<std::size_t>(id);
-    return {reinterpret_cast<T*>(r.device.data() + layout.offset[b].value),
-            static_cast<std::size_t>(program(r).buffers[b].size.value) / sizeof(T)};
+  const Buffer& buffer(int rank, BufferId id) const { return program(rank).buffers[static_cast<std::size_t>(id)]; }
+  std::int64_t elements(int rank, BufferId id) const {
+    return id < 0 ? 0 : buffer(rank, id).size.value / size_of(buffer(rank, id).dtype);
   }
-
-  void fill_constants(Rank& r) {
-    const Program& p = program(r);
-    for (BufferId id : {p.weights, p.gradients, p.moment1, p.moment2, p.master}) {
-      auto values = buffer<float>(r, id);
-      std::fill(values.begin(), values.end(), 0.f);
+  Bytes address(int rank, BufferId id, std::int64_t element) const {
+    return train.layouts[stage_of(rank)].offset[static_cast<std::size_t>(id)] + Bytes{element * size_of(buffer(rank, id).dtype)};
+  }
+  void get(int rank, BufferId id, std::int64_t first, std::span<float> out) const {
+    ranks[static_cast<std::size_t>(rank)]->read(address(rank, id, first), std::as_writable_bytes(out));
+  }
+  void put(int rank, BufferId id, std::int64_t first, std::span<const float> in) {
+    Rank& to = *ranks[static_cast<std::size_t>(rank)];
+    switch (const DType type = buffer(rank, id).dtype) {
+      case DType::fp32: return to.write(address(rank, id, first), std::as_bytes(in));
+      case DType::bf16: {
+        std::vector<std::uint16_t> narrow(in.size());
+        std::transform(in.begin(), in.end(), narrow.begin(), to_bf16);
+        return to.write(address(rank, id, first), std::as_bytes(std::span(narrow)));
+      }
+      default:
+        throw Error("E0510", Exit::environment, fmt::format("weights in {} cannot be run", name_of(type)),
+                    "plan again with --precision bf16 on GPUs or fp32");
     }
-    auto weights = buffer<float>(r, p.weights);
-    for (const Param& param : p.params)  // but not the padding, which AdamW reads
-      std::fill_n(weights.begin() + param.begin, param.elements(), NAN);
-    if (auto table = buffer<float>(r, p.rope_table); !table.empty())
-      fill_rope_table(plan.model, static_cast<std::int64_t>(table.size()) / plan.model.head_dim, table);
   }
+  void zero(int rank, BufferId id, std::int64_t first = 0) {
+    const std::vector<float> zeros(kBlock);
+    for (std::int64_t end = elements(rank, id); first < end; first += kBlock)
+      put(rank, id, first, std::span(zeros).first(static_cast<std::size_t>(std::min(kBlock, end - first))));
+  }
+
+  void fill_constants(int rank) {
+    const Program& p = program(rank);
+    for (BufferId id : {p.gradients, p.moment1, p.moment2, p.master}) zero(rank, id);
+    // Weights stay NaN, as the arena was filled, until somebody writes them; but AdamW reads their padding.
+    zero(rank, p.weights, p.params.empty() ? 0 : p.params.back().begin + p.params.back().elements());
+    std::vector<float> table(static_cast<std::size_t>(elements(rank, p.rope_table)));
+    if (table.empty()) return;
+    fill_rope_table(plan.model, static_cast<std::int64_t>(table.size()) / plan.model.head_dim, table);
+    put(rank, p.rope_table, 0, table);
+  }
+
+  // ---- Tensors of the whole model
 
   void list_tensors() {
     for (const Program& p : train.programs)
@@ -228,42 +153,60 @@ struct Ranks::Body {
   const std::vector<Place>& find(const std::string& name) const {
     auto found = places.find(name);
     if (found == places.end())
-      throw Error("E0406", Exit::data, fmt::format("the model has no tensor '{}'", name),
-                  "use weights of the plan's model");
+      throw Error("E0406", Exit::data, fmt::format("the model has no tensor '{}'", name), "use weights of the plan's model");
     return found->second;
   }
 
-  // Calls visit(values, offset) for the pieces of elements [begin, begin + count) of a stage's flat
-  // `state`, which one tp rank holds and ZeRO may have dealt out over dp: `values` are those in the
-  // memory of the dp rank that owns them (`owner` −1) or of rank `owner` (else; all it has).
+  // Calls visit(rank, element in the buffer, offset, count) for the pieces of elements [begin, begin + count)
+  // of a stage's flat order as one tp position holds them. A buffer that ZeRO deals out over dp is one of
+  // slices: the rank that owns a piece is visited. Of buffers that are whole everywhere, every dp rank is
+  // visited, or the first only.
   template <class Visit>
-  void pieces(State state, int tp, int pp, int owner, std::int64_t begin, std::int64_t count, Visit visit) {
-    const Program& p = train.programs[static_cast<std::size_t>(pp)];
-    BufferId id = state == State::weights ? p.weights : state == State::gradients ? p.gradients
-                : state == State::moment1 ? p.moment1 : p.moment2;
-    std::int64_t whole = p.buffers[static_cast<std::size_t>(p.weights)].size.value,
-                 slice = p.buffers[static_cast<std::size_t>(p.moment1)].size.value;
-    const std::int64_t per_rank = slice / static_cast<std::int64_t>(sizeof(float));  // elements
-    const bool sharded = slice < whole && state != State::weights;
+  void pieces(BufferId id, int tp_rank, int stage, std::int64_t begin, std::int64_t count, bool every, Visit visit) const {
+    const Program& p = train.programs[static_cast<std::size_t>(stage)];
+    const int first = rank_at(tp_rank, 0, stage);
+    const std::int64_t whole = elements(first, p.weights), slice = elements(first, p.moment1);
+    const bool dealt = slice < whole && id != p.weights;     // gradients too: only the own slice is summed
+    const bool own_only = elements(first, id) < whole;       // the buffer holds nothing but the slice
+    if (!dealt) {
+      for (int d = 0; d < (every ? dp() : 1); ++d) visit(rank_at(tp_rank, d, stage), begin, std::int64_t{0}, count);
+      return;
+    }
     for (std::int64_t at = begin; at < begin + count;) {
-      std::int64_t dp = sharded ? at / per_rank : std::max(0, owner);
-      std::int64_t n = sharded ? std::min(begin + count, (dp + 1) * per_rank) - at : count;
-      if (owner < 0 || owner == dp) {
-        auto values = buffer<float>(rank_at(tp, static_cast<int>(dp), pp), id);
-        bool own_slice = sharded && state != State::gradients;  // those buffers hold the slice alone
-        visit(values.subspan(static_cast<std::size_t>(own_slice ? at - dp * per_rank : at), static_cast<std::size_t>(n)),
-              at - begin);
-      }
+      const std::int64_t d = at / slice, n = std::min(begin + count, (d + 1) * slice) - at;
+      visit(rank_at(tp_rank, static_cast<int>(d), stage), own_only ? at - d * slice : at, at - begin, n);
       at += n;
     }
   }
+
+  // Buffers that hold a state: weights also have an fp32 master where they are narrower.
+  std::vector<BufferId> buffers_of(State state, int stage) const {
+    const Program& p = train.programs[static_cast<std::size_t>(stage)];
+    switch (state) {
+      case State::weights: return p.master < 0 ? std::vector{p.weights} : std::vector{p.master, p.weights};
+      case State::gradients: return {p.gradients};
+      case State::moment1: return {p.moment1};
+      case State::moment2: return {p.moment2};
+    }
+    return {};
+  }
+
+  void put_part(State state, const Place& at, int tp_rank, std::int64_t local, std::span<const float> values) {
+    for (BufferId id : buffers_of(state, at.stage))
+      pieces(id, tp_rank, at.stage, at.param->begin + local, static_cast<std::int64_t>(values.size()), true,
+             [&](int rank, std::int64_t element, std::int64_t offset, std::int64_t n) {
+               put(rank, id, element, values.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(n)));
+             });
+  }
+
+  // ---- Execution
 
   void run(const std::function<void(int)>& job) {
     auto stop_now = [this] { return stop && *stop >= 2; };
     try {
       crew->run(job, [&] {
         if (!stop_now()) return;
-        for (Rank& r : ranks) r.backend->cancel();
+        for (auto& r : ranks) r->cancel();
         world.abort("stopped at once");
       });
     } catch (const Error& e) {
@@ -273,21 +216,20 @@ struct Ranks::Body {
     }
   }
 
-  // Executes one program everywhere.
-  void execute_all(const Lowered& what, const StepScalars& step, const SampleSource& samples,
-                   std::int64_t samples_per_rank, bool keep_timeline) {
+  // Executes one program everywhere; {Σ grad², Σ loss, tokens} of the world.
+  std::array<double, 3> execute_all(const Lowered& what, const StepScalars& step, const SampleSource& samples,
+                                    std::int64_t samples_per_rank, bool timed) {
     const auto start = Clock::now();
     run([&](int r) {
-      Rank& rank = ranks[static_cast<std::size_t>(r)];
-      auto stage = static_cast<std::size_t>(rank.where.pp);
-      rank.backend->begin({&what.programs[stage], &what.layouts[stage], step, &samples, plan.strategy.micro_batch,
-                           samples_per_rank, start});
-      Timeline timeline = execute(what.programs[stage], *rank.backend);
-      if (keep_timeline) rank.timeline = std::move(timeline);
+      auto stage = stage_of(r);
+      Timeline t = ranks[static_cast<std::size_t>(r)]->run(
+          {&what.programs[stage], &what.layouts[stage], step, &samples, plan.strategy.micro_batch, samples_per_rank, start}, timed);
+      if (timed) timelines[static_cast<std::size_t>(r)] = std::move(t);
     });
+    std::array<double, 3> stats;
+    ranks[0]->read(address(0, program(0).stats, 0), std::as_writable_bytes(std::span(stats)));
+    return stats;
   }
-
-  std::span<double> stats() const { return buffer<double>(ranks[0], program(ranks[0]).stats); }
 };
 
 Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop) : body_(std::make_unique<Body>(plan, stop)) {}
@@ -295,43 +237,41 @@ Ranks::~Ranks() = default;
 
 int Ranks::size() const { return body_->world.size(); }
 const Lowered& Ranks::programs() const { return body_->train; }
-Bytes Ranks::predicted_arena(int rank) const { return body_->predicted(body_->ranks[static_cast<std::size_t>(rank)].where.pp); }
-Bytes Ranks::allocated_arena(int rank) const { return body_->ranks[static_cast<std::size_t>(rank)].device.allocated(); }
-const Timeline& Ranks::timeline(int rank) const { return body_->ranks[static_cast<std::size_t>(rank)].timeline; }
+Bytes Ranks::predicted_arena(int rank) const { return body_->predicted(rank); }
+Bytes Ranks::allocated_arena(int rank) const { return body_->ranks[static_cast<std::size_t>(rank)]->arena(); }
+const Timeline& Ranks::timeline(int rank) const { return body_->timelines[static_cast<std::size_t>(rank)]; }
 const std::vector<FloatTensor>& Ranks::tensors() const { return body_->tensors; }
 
 void Ranks::init(std::uint64_t seed) {
   Body& b = *body_;
-  struct Job { Body::Rank* rank; const Param* param; };
+  struct Job { Body::Place at; int tp; std::int64_t first; };
   std::vector<Job> jobs;
-  for (auto& r : b.ranks)
-    if (r.where.dp == 0)
-      for (const Param& p : b.program(r).params) jobs.push_back({&r, &p});
+  for (const Program& p : b.train.programs)
+    for (const Param& param : p.params)
+      for (int tp = 0; tp < b.tp(); ++tp)
+        for (std::int64_t first = 0; first < param.elements(); first += kBlock) jobs.push_back({{p.stage, &param}, tp, first});
+  std::mutex writing;  // ranks on GPUs take one caller at a time
   in_parallel(jobs.size(), [&](std::size_t i) {
-    auto [rank, param] = jobs[i];
-    auto weights = b.buffer<float>(*rank, b.program(*rank).weights);
-    init_weights(*param, rank->where.tp, b.plan.model.num_hidden_layers, seed,
-                 weights.subspan(static_cast<std::size_t>(param->begin), static_cast<std::size_t>(param->elements())));
+    auto& [at, tp, first] = jobs[i];
+    std::vector<float> values(static_cast<std::size_t>(std::min(kBlock, at.param->elements() - first)));
+    init_weights(*at.param, tp, b.plan.model.num_hidden_layers, seed, first, values);
+    std::lock_guard lock(writing);
+    b.put_part(State::weights, at, tp, first, values);
   });
-  for (auto& r : b.ranks) {
-    if (r.where.dp == 0) continue;
-    auto from = b.buffer<float>(b.rank_at(r.where.tp, 0, r.where.pp), b.program(r).weights);
-    std::copy(from.begin(), from.end(), b.buffer<float>(r, b.program(r).weights).begin());
-  }
 }
 
-StepResult Ranks::step(const StepScalars& scalars, const SampleSource& samples) {
+StepResult Ranks::step(const StepScalars& scalars, const SampleSource& samples, bool timed) {
   Body& b = *body_;
   auto start = Clock::now();
   const Workload& w = b.plan.workload;
-  b.execute_all(b.train, scalars, samples, w.global_batch / b.plan.strategy.dp, true);
+  const auto [squares, loss, counted] = b.execute_all(b.train, scalars, samples, w.global_batch / b.plan.strategy.dp, timed);
   StepResult result;
   result.time = {std::chrono::duration<double>(Clock::now() - start).count()};
-  auto stats = b.stats();  // {Σ grad², Σ loss, tokens}; gradients are divided by all tokens of the batch
-  result.counted = static_cast<std::int64_t>(stats[2]);
-  result.loss = stats[1] / stats[2];
+  result.counted = static_cast<std::int64_t>(counted);
+  result.loss = loss / counted;
+  // Gradients are divided by all tokens of the batch, and the norm is of the mean over those that count.
   double divisor = static_cast<double>(w.global_batch) * static_cast<double>(sequence_length(b.plan.model, w));
-  result.grad_norm = std::sqrt(stats[0]) * divisor / stats[2];
+  result.grad_norm = std::sqrt(squares) * divisor / counted;
   return result;
 }
 
@@ -343,21 +283,22 @@ double Ranks::evaluate(std::int64_t batches, const SampleSource& samples) {
     SampleSource shifted = [&](std::int64_t i, std::span<std::int32_t> ids, std::span<std::int32_t> targets) {
       samples(batch * per_batch + i, ids, targets);
     };
-    b.execute_all(b.eval, {}, shifted, per_rank, false);
-    loss += b.stats()[1];
-    counted += b.stats()[2];
+    const auto stats = b.execute_all(b.eval, {}, shifted, per_rank, false);
+    loss += stats[1];
+    counted += stats[2];
   }
   return counted > 0 ? loss / counted : -1;
 }
 
 void Ranks::read(State state, const std::string& name, std::int64_t first, std::span<float> out) const {
-  Body& b = *body_;
+  const Body& b = *body_;
   auto [stage, param] = b.find(name).front();
-  const std::int64_t end = first + static_cast<std::int64_t>(out.size());
-  for (int tp = 0; tp < (param->tp_dim < 0 ? 1 : b.world_tp()); ++tp)
+  const BufferId id = b.buffers_of(state, stage).front();
+  const std::int64_t begin = param->begin, end = first + static_cast<std::int64_t>(out.size());
+  for (int tp = 0; tp < (param->tp_dim < 0 ? 1 : b.tp()); ++tp)
     for_each_run(*param, tp, first, end, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
-      b.pieces(state, tp, stage, -1, param->begin + local, count, [&](std::span<float> values, std::int64_t offset) {
-        std::copy(values.begin(), values.end(), out.begin() + global - first + offset);
+      b.pieces(id, tp, stage, begin + local, count, false, [&](int rank, std::int64_t element, std::int64_t offset, std::int64_t n) {
+        b.get(rank, id, element, out.subspan(static_cast<std::size_t>(global - first + offset), static_cast<std::size_t>(n)));
       });
     });
 }
@@ -368,41 +309,37 @@ std::vector<float> Ranks::read(State state, const std::string& name) const {
   return out;
 }
 
-std::string Ranks::first_difference() const {
-  Body& b = *body_;
-  for (auto& [name, places] : b.places) {
-    const std::vector<float> expected = read(State::weights, name);
-    for (auto [stage, param] : places)
-      for (int dp = 0; dp < b.world_dp(); ++dp)
-        for (int tp = 0; tp < b.world_tp(); ++tp) {
-          auto weights = b.buffer<float>(b.rank_at(tp, dp, stage), b.train.programs[static_cast<std::size_t>(stage)].weights);
-          bool same = true;
-          for_each_run(*param, tp, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
-            same = same && std::memcmp(&weights[static_cast<std::size_t>(param->begin + local)],
-                                       &expected[static_cast<std::size_t>(global)],
-                                       static_cast<std::size_t>(count) * sizeof(float)) == 0;
-          });
-          if (!same) return fmt::format("{} at tp {} dp {} stage {}", name, tp, dp, stage);
-        }
-  }
-  return "";
-}
-
 void Ranks::write(State state, const std::string& name, std::int64_t first, std::span<const float> values) {
   Body& b = *body_;
   const std::int64_t end = first + static_cast<std::int64_t>(values.size());
-  for (auto [stage, param] : b.find(name))
-    for (int dp = 0; dp < b.world_dp(); ++dp)
-      for (int tp = 0; tp < b.world_tp(); ++tp) {
-        if (first == 0)  // vocabulary padding, which no element of the whole tensor reaches
-          b.pieces(state, tp, stage, dp, param->begin, param->elements(),
-                   [](std::span<float> part, std::int64_t) { std::fill(part.begin(), part.end(), 0.f); });
-        for_each_run(*param, tp, first, end, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
-          b.pieces(state, tp, stage, dp, param->begin + local, count, [&](std::span<float> part, std::int64_t offset) {
-            std::copy_n(values.begin() + global - first + offset, part.size(), part.begin());
-          });
-        });
-      }
+  for (const Body::Place& at : b.find(name))
+    for (int tp = 0; tp < b.tp(); ++tp) {
+      const std::int64_t part = at.param->elements();
+      if (first == 0)  // vocabulary padding, which no element of the whole tensor reaches
+        for (std::int64_t local = 0; local < part; local += kBlock)
+          b.put_part(state, at, tp, local, std::vector<float>(static_cast<std::size_t>(std::min(kBlock, part - local))));
+      for_each_run(*at.param, tp, first, end, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+        b.put_part(state, at, tp, local, values.subspan(static_cast<std::size_t>(global - first), static_cast<std::size_t>(count)));
+      });
+    }
+}
+
+std::string Ranks::first_difference() const {
+  const Body& b = *body_;
+  for (auto& [name, places] : b.places) {
+    std::map<int, std::vector<std::byte>> expected;  // by the part of the tensor
+    for (auto& [stage, param] : places)
+      for (int dp = 0; dp < b.dp(); ++dp)
+        for (int tp = 0; tp < b.tp(); ++tp) {
+          const int rank = b.rank_at(tp, dp, stage);
+          const BufferId id = b.program(rank).weights;
+          std::vector<std::byte> bytes(static_cast<std::size_t>(param->elements() * size_of(b.buffer(rank, id).dtype)));
+          b.ranks[static_cast<std::size_t>(rank)]->read(b.address(rank, id, param->begin), bytes);
+          auto [at, added] = expected.try_emplace(param->tp_dim < 0 ? 0 : tp, bytes);
+          if (!added && at->second != bytes) return fmt::format("{} at tp {} dp {} stage {}", name, tp, dp, stage);
+        }
+  }
+  return "";
 }
 
 }  // namespace llmplan

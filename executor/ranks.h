@@ -1,4 +1,4 @@
-// All ranks of a plan as threads of this process: memory, programs, one step at a time, and the model's
+// All ranks of a plan, driven by threads of this process: memory, programs, one step at a time, and the model's
 // tensors whole again, by their Hugging Face names.
 #pragma once
 
@@ -40,10 +40,11 @@ class Ranks {
   Bytes allocated_arena(int rank) const;        // what was taken from the system
 
   void init(std::uint64_t seed);                // random weights
-  StepResult step(const StepScalars&, const SampleSource&);
+  // The timeline costs nothing on CPUs; on GPUs an untimed step is a single graph launch.
+  StepResult step(const StepScalars&, const SampleSource&, bool timed = true);
   // Mean loss of `batches` micro-batches per data-parallel rank. Nothing but activations changes.
   double evaluate(std::int64_t batches, const SampleSource&);
-  const Timeline& timeline(int rank) const;     // of the last step
+  const Timeline& timeline(int rank) const;     // of the last timed step
 
   // Every tensor of the model once, in the order of the stages.
   const std::vector<FloatTensor>& tensors() const;

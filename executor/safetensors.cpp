@@ -4,12 +4,12 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <set>
 
 #include "costmodel/error.h"
+#include "executor/bf16.h"
 
 namespace llmplan {
 namespace {
@@ -149,7 +149,7 @@ void SafeTensors::read(const SafeTensor& t, std::int64_t first, std::span<float>
   if (t.dtype == "F64")
     convert<double>(raw, out, [](double v) { return static_cast<float>(v); });
   else if (t.dtype == "BF16")
-    convert<std::uint16_t>(raw, out, [](std::uint16_t v) { return std::bit_cast<float>(std::uint32_t{v} << 16); });
+    convert<std::uint16_t>(raw, out, from_bf16);
   else if (t.dtype == "F16")
     convert<std::uint16_t>(raw, out, half_to_float);
   else

@@ -12,6 +12,7 @@
 #include "costmodel/estimate.h"
 #include "executor/checkpoint.h"
 #include "executor/cpu/kernels.h"
+#include "executor/gpu.h"
 #include "executor/learning_rate.h"
 #include "executor/loader.h"
 #include "executor/memory.h"
@@ -24,19 +25,22 @@ namespace llmplan {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::int64_t kTimedEvery = 16;  // steps; on GPUs, where timing each op slows a step down
+
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 void require_runnable(const Plan& plan, const RunOptions& options) {
-  if (!plan.cluster.device.cpu)
-    throw Error("E0341", Exit::environment,
-                fmt::format("the plan is for {}, and this build runs on CPUs", plan.cluster.name),
-                "plan for this machine: llmplan tune MODEL --cluster local --precision fp32");
-  if (plan.workload.precision != DType::fp32)
+  if (plan.cluster.device.cpu && plan.workload.precision != DType::fp32)
     throw Error("E0510", Exit::environment,
                 fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(plan.workload.precision)),
                 "plan again with --precision fp32");
+  std::string why_not;
+  if (!plan.cluster.device.cpu && gpus(&why_not).empty())
+    throw Error("E0341", Exit::environment,
+                fmt::format("the plan is for {}, and there is no GPU to run on: {}", plan.cluster.name, why_not),
+                "plan for this machine's cores: llmplan tune MODEL --cluster local --precision fp32");
   if (options.steps < 1)
     throw Error("E0342", Exit::usage, fmt::format("{} steps are not a run", options.steps), "give --steps 1 or more");
   if (!(options.held_out >= 0 && options.held_out < 1))
@@ -96,9 +100,8 @@ struct Rates { double tokens_per_s, tflops_per_device, mfu; };
 Rates rates(const Plan& plan, std::int64_t tokens_per_step, double seconds) {
   double flops = step_flops(plan.model, plan.workload, plan.strategy).model_causal.value / seconds /
                  static_cast<double>(plan.strategy.devices());
-  auto peak = plan.cluster.device.peak.find(plan.workload.precision);
-  bool known = peak != plan.cluster.device.peak.end() && peak->second.value > 0;
-  return {static_cast<double>(tokens_per_step) / seconds, flops / 1e12, known ? flops / peak->second.value : -1};
+  double peak = peak_of_rank(plan.cluster, plan.workload.precision, plan.strategy.devices()).value;
+  return {static_cast<double>(tokens_per_step) / seconds, flops / 1e12, peak > 0 ? flops / peak : -1};
 }
 
 // What one rank, the largest, has of the process's peak: its arena and an equal share of the rest.
@@ -132,7 +135,7 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   auto tokens = open_tokens(options.data, plan.model.vocab_size);
   Loader loader(*tokens, seq, options.held_out, plan.workload.seed);
   check_ids(*tokens);
-  require_memory(plan);
+  if (plan.cluster.device.cpu) require_memory(plan);
 
   RunDirectory directory(options);
   directory.require_space(parameters(plan.model));
@@ -176,12 +179,13 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     StepMetrics m;
     m.step = progress.step + 1;
     m.lr = learning_rate(plan.workload.optimizer, m.step, options.steps);
-    StepResult result = ranks.step({m.step, m.lr}, [&](std::int64_t i, auto ids, auto targets) {
-      loader.train(progress.samples + i, ids, targets);
-    });
+    const bool last = m.step == options.steps;
+    const bool timed = plan.cluster.device.cpu || last || m.step % kTimedEvery == 2;
+    SampleSource samples = [&](std::int64_t i, auto ids, auto targets) { loader.train(progress.samples + i, ids, targets); };
+    StepResult result = ranks.step({m.step, m.lr}, samples, timed);
     progress = {m.step, progress.samples + batch};
     is_saved = false;
-    op_times.add(ranks);
+    if (timed) op_times.add(ranks);
     step_times.push_back(result.time.value);
 
     Rates r = rates(plan, batch * seq, result.time.value);
@@ -194,7 +198,6 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     m.tflops_per_device = r.tflops_per_device;
     m.mfu = r.mfu;
     m.memory = usage(ranks).per_rank();
-    const bool last = m.step == options.steps;
     if (std::isfinite(m.loss) && options.eval_batches > 0 && loader.has_held_out() && (last || due(m.step, options.eval_every)))
       m.held_out_loss = held_out_loss = evaluate();
     log.write(m);

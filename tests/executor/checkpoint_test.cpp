@@ -155,7 +155,7 @@ TEST_CASE("Initial weights are normal, with the deviation that each tensor shoul
   auto moments = [&](const std::string& name, std::uint64_t seed) {
     p.name = name;
     std::vector<float> w(200'000);
-    init_weights(p, 0, 8, seed, w);
+    init_weights(p, 0, 8, seed, 0, w);
     double mean = 0, square = 0, fourth = 0, neighbours = 0;
     for (std::size_t i = 0; i < w.size(); ++i) {
       mean += w[i];
@@ -185,7 +185,10 @@ TEST_CASE("The rows that pad a vocabulary are zero and stay so") {
   REQUIRE(p != nullptr);
   REQUIRE(p->shape[0] == 33);
   std::vector<float> part(static_cast<std::size_t>(p->elements()), 1.f);
-  init_weights(*p, 3, 4, 1, part);
+  init_weights(*p, 3, 4, 1, 0, part);
+  std::vector<float> middle(100);
+  init_weights(*p, 3, 4, 1, 555, middle);
+  CHECK(std::equal(middle.begin(), middle.end(), part.begin() + 555));
   for (std::size_t i = 32 * 48; i < part.size(); ++i) CHECK(part[i] == 0.f);
   CHECK(part[0] != 0.f);
   std::int64_t visited = 0;

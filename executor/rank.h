@@ -1,0 +1,41 @@
+// What the executor needs of a rank, whatever it runs on: memory that is addressed as laid out, and the
+// interpretation of a program.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "executor/execution.h"
+#include "planner/build.h"
+#include "planner/plan.h"
+#include "planner/simulate.h"
+
+namespace llmplan {
+
+class LocalWorld;
+
+class Rank {
+ public:
+  virtual ~Rank() = default;
+  virtual Bytes arena() const = 0;  // device bytes that were taken from the system
+  // Contents of the device arena. One thread at a time, unless the bytes are different ones on a CPU.
+  virtual void read(Bytes offset, std::span<std::byte> out) const = 0;
+  virtual void write(Bytes offset, std::span<const std::byte> in) = 0;
+  // Interprets a program once; the timeline may be empty unless `timed`.
+  virtual Timeline run(const Execution&, bool timed) = 0;
+  virtual void cancel() noexcept {}  // from any thread: end run() soon
+};
+
+struct RankOptions {
+  Coordinates where;
+  const Plan* plan = nullptr;
+  std::vector<const Program*> programs;  // all that will run; the first is training
+  Bytes device_arena{}, host_arena{};
+};
+
+std::vector<std::unique_ptr<Rank>> make_cpu_ranks(const std::vector<RankOptions>&, LocalWorld&);  // cpu/cpu_rank.cpp
+std::vector<std::unique_ptr<Rank>> make_gpu_ranks(const std::vector<RankOptions>&);               // gpu_ranks.cpp
+
+}  // namespace llmplan
