@@ -1,4 +1,5 @@
 // plan.json -> Plan. Strict: whatever llmplan would not have written itself is refused.
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <sstream>
@@ -42,21 +43,28 @@ void read(const Node& n, const std::string& key, std::string& v) { v = read_text
 template <class Dimension, class Rep>
 void read(const Node& n, const std::string& key, Quantity<Dimension, Rep>& q) { read(n, key, q.value); }
 
-// By its name among name_of(0), name_of(1), … up to the first that has none.
+// name_of(0), name_of(1), … up to the first value that has no name of its own.
+template <class E>
+std::vector<std::string> names_of() {
+  std::vector<std::string> names;
+  for (int i = 0; i < 256; ++i) {
+    const std::string_view name = name_of(static_cast<E>(i));
+    if (name == "?" || std::find(names.begin(), names.end(), name) != names.end()) break;
+    names.emplace_back(name);
+  }
+  return names;
+}
+
 template <class E>
   requires std::is_enum_v<E>
 void read(const Node& n, const std::string& key, E& e) {
   const std::string text = read_text(n, key);
-  std::vector<std::string> names;
-  for (int i = 0; name_of(static_cast<E>(i)) != "?"; ++i) {
-    names.emplace_back(name_of(static_cast<E>(i)));
-    if (names.back() == text) {
-      e = static_cast<E>(i);
-      return;
-    }
-  }
-  fail(n, "E0332", fmt::format("{} cannot be '{}'", key, text.substr(0, 60)),
-       did_you_mean(text, names, fmt::format("valid: {}", fmt::join(names, ", "))));
+  const std::vector<std::string> names = names_of<E>();
+  const auto found = std::find(names.begin(), names.end(), text);
+  if (found == names.end())
+    fail(n, "E0332", fmt::format("{} cannot be '{}'", key, text.substr(0, 60)),
+         did_you_mean(text, names, fmt::format("valid: {}", fmt::join(names, ", "))));
+  e = static_cast<E>(found - names.begin());
 }
 
 void read(const Node& n, const std::string& key, std::vector<std::int64_t>& v) {
@@ -91,9 +99,10 @@ Op blank_op(const Node& n, const std::string& kind) {
   if constexpr (I == std::variant_size_v<Op>) {
     fail(n, "E0332", fmt::format("there is no op '{}'", kind.substr(0, 60)), kMakeAnother);
   } else if constexpr (std::is_same_v<std::variant_alternative_t<I, Op>, Collective>) {
-    for (int k = 0; name_of(static_cast<Collective::Kind>(k)) != "?"; ++k)
-      if (name_of(static_cast<Collective::Kind>(k)) == kind) return Collective{static_cast<Collective::Kind>(k), {}, {}, {}};
-    return blank_op<I + 1>(n, kind);
+    const std::vector<std::string> kinds = names_of<Collective::Kind>();
+    const auto k = std::find(kinds.begin(), kinds.end(), kind);
+    if (k == kinds.end()) return blank_op<I + 1>(n, kind);
+    return Collective{static_cast<Collective::Kind>(k - kinds.begin()), {}, {}, {}};
   } else {
     const Op op{std::in_place_index<I>};
     return kind_of(op) == kind ? op : blank_op<I + 1>(n, kind);
@@ -247,8 +256,9 @@ Plan read_plan(const Node& root) {
   plan.digest = read_text(required(root, "digest", "the plan"), "digest");
   required(root, "checksums", "the plan");
   check_consistent(root, plan);
-  check_compute_order(required(root, "compute_order", "the plan"), plan);
-  check_unedited(root, plan);
+  const Node& order = required(root, "compute_order", "the plan");
+  check_unedited(root, plan);  // before anything is computed whose size an edit could have changed
+  check_compute_order(order, plan);
   check_digest(*root.find("digest"), plan);
   return plan;
 }
