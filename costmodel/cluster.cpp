@@ -16,4 +16,11 @@ double Curve::at(double x) const {
   return y0 + t * (y1 - y0);
 }
 
+FlopsPerSecond peak_of_rank(const Cluster& c, DType type, std::int64_t ranks) {
+  const auto found = c.device.peak.find(type);
+  if (found == c.device.peak.end()) return {};
+  if (!c.device.cpu || c.device.cores <= 0) return found->second;
+  return found->second * (static_cast<double>(c.nodes * c.device.cores) / static_cast<double>(ranks));
+}
+
 }  // namespace llmplan

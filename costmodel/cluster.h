@@ -63,4 +63,7 @@ struct Cluster {
   std::int64_t devices() const { return nodes * devices_per_node; }
 };
 
+// What one of `ranks` ranks could reach, MFU's denominator; 0: not known. A CPU's ranks share its cores.
+FlopsPerSecond peak_of_rank(const Cluster&, DType, std::int64_t ranks);
+
 }  // namespace llmplan

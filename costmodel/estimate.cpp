@@ -244,9 +244,9 @@ void rates(Estimate& e, const ModelConfig& m, const Cluster& c, const Workload& 
   e.tokens_per_s_per_device = e.tokens_per_s / devices;
   const double rate = e.flops.model_causal.value / step / devices;
   e.tflops_per_device = rate * 1e-12;
-  if (const auto peak = c.device.peak.find(w.precision); peak != c.device.peak.end() && peak->second.value > 0) {
-    e.mfu = rate / peak->second.value;
-    e.hfu = e.flops.hardware.value / step / devices / peak->second.value;
+  if (const FlopsPerSecond peak = peak_of_rank(c, w.precision, e.strategy.devices()); peak.value > 0) {
+    e.mfu = rate / peak.value;
+    e.hfu = e.flops.hardware.value / step / devices / peak.value;
   }
   if (w.tokens > 0) e.days = static_cast<double>(w.tokens) / e.tokens_per_s / 86400;
 }

@@ -33,8 +33,8 @@ void predict(Plan& plan) {
   p.tokens_per_s = static_cast<double>(plan.workload.global_batch * sequence_length(plan.model, plan.workload)) / step;
   const double flops_per_device = step_flops(plan.model, plan.workload, plan.strategy).model_causal.value / step / devices;
   p.tflops_per_device = flops_per_device / 1e12;
-  const auto peak = plan.cluster.device.peak.find(plan.workload.precision);
-  if (peak != plan.cluster.device.peak.end() && peak->second.value > 0) p.mfu = flops_per_device / peak->second.value;
+  const double peak = peak_of_rank(plan.cluster, plan.workload.precision, plan.strategy.devices()).value;
+  if (peak > 0) p.mfu = flops_per_device / peak;
   for (const Layout& l : lowered.layouts) p.arena = std::max(p.arena, l.device_arena);
   p.peak_memory = p.arena + plan.cluster.device.reserve;
   plan.digest = digest(lowered.programs);
