@@ -1,8 +1,6 @@
 // llmplan: plan, simulate and run LLM training. This file is the list of subcommands, and the one place
 // where errors end.
 #include <csignal>
-#include <cstdio>
-#include <cstring>
 #include <iostream>
 
 #include "tools/llmplan/commands.h"
@@ -57,7 +55,7 @@ Exit run(const std::vector<std::string>& arguments) {
     const Exit exit = session.action();
     std::cout.flush();
     if (!std::cout)
-      throw Error("E0505", Exit::environment, "cannot write to standard output",
+      throw Error("E0504", Exit::environment, "cannot write to standard output",
                   "is the disk full, or the pipe closed?");
     return exit;
   } catch (const Error& e) {
@@ -73,6 +71,6 @@ Exit run(const std::vector<std::string>& arguments) {
 }  // namespace llmplan::cli
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // `llmplan models | head` ends with an error from the stream instead
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit then is an error of write(), told like a full disk
   return static_cast<int>(llmplan::cli::run({argv + 1, argv + argc}));
 }

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "tools/llmplan/format.h"
+#include "costmodel/profiles/profiles.h"
 
 namespace llmplan::cli {
 namespace {
@@ -64,6 +64,11 @@ std::vector<Relaxation> relaxations(const ModelConfig& m, const Cluster& c, cons
     lean.optimizer.kind = OptimizerKind::adamw_8bit;
     add("--optimizer adamw-8bit", fitting(m, c, lean, strategies));
   }
+  if (w.precision == DType::fp32 && !c.device.cpu) {
+    Workload half = w;
+    half.precision = DType::bf16;
+    add("--precision bf16", fitting(m, c, half, strategies));
+  }
   if (!c.device.cpu) {
     add("--offload optimizer", fitting(m, c, w, changed([](Strategy& s) { s.offload.optimizer = true; })));
     for (std::int64_t factor = 2; factor <= 64; factor *= 2) {
@@ -72,14 +77,33 @@ std::vector<Relaxation> relaxations(const ModelConfig& m, const Cluster& c, cons
       Limits wide = limits;
       wide.dp.clear();  // otherwise the product could not grow
       wide.simulate_top = 0;
-      Workload batch = w;
-      const SearchResult result = search(m, larger, batch, wide);
+      const SearchResult result = search(m, larger, w, wide);
       if (result.ranking.empty()) continue;
       add(fmt::format("{} devices instead of {}", larger.devices(), c.devices()), result.ranking.front());
       break;
     }
   }
   return found;
+}
+
+std::string largest_model_that_fits(const Cluster& c, const Workload& w, const std::vector<Estimate>& closest) {
+  std::string best;
+  std::int64_t most = 0;
+  for (const std::string& name : model_names()) {
+    const ModelConfig m = read_model(name);
+    if (!why_not_runnable(m).empty() || parameters(m) <= most) continue;
+    std::vector<Strategy> strategies;
+    for (const Estimate& e : closest) {
+      strategies.push_back(e.strategy);
+      strategies.back().layers_per_stage.clear();
+    }
+    Workload own = w;
+    if (m.max_position_embeddings > 0) own.seq = std::min(w.seq, m.max_position_embeddings);
+    if (!fitting(m, c, own, strategies)) continue;
+    best = name;
+    most = parameters(m);
+  }
+  return best;
 }
 
 }  // namespace llmplan::cli

@@ -17,4 +17,7 @@ struct Relaxation {
 std::vector<Relaxation> relaxations(const ModelConfig&, const Cluster&, const Workload&, const Limits&,
                                     const std::vector<Estimate>& closest);
 
+// The built-in model with the most parameters that these strategies can train on the cluster; empty: none.
+std::string largest_model_that_fits(const Cluster&, const Workload&, const std::vector<Estimate>& closest);
+
 }  // namespace llmplan::cli

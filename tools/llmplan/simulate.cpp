@@ -5,6 +5,7 @@
 
 #include "planner/build.h"
 #include "planner/simulate.h"
+#include "planner/trace.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
 #include "tools/llmplan/format.h"
@@ -32,7 +33,7 @@ Json stage_json(int stage, const Program& p, const StageSummary& s, Seconds step
           {"live_peak_at", s.peak_at.value}};
 }
 
-Exit simulate_plan(const std::string& file, bool json) {
+Exit simulate_plan(const std::string& file, const std::string& trace, bool json) {
   const Plan plan = read_plan(file);
   const Lowered lowered = build(plan);
   const Simulation simulation = simulate(lowered.programs, *time_model(plan));
@@ -43,6 +44,8 @@ Exit simulate_plan(const std::string& file, bool json) {
   for (std::size_t i = 0; i < lowered.programs.size(); ++i)
     stages.push_back(summarize(lowered.programs[i], lowered.layouts[i], simulation.stages[i], simulation.step));
 
+  if (!trace.empty()) write_output(trace, trace_json(lowered.programs, simulation));
+
   const double tokens = static_cast<double>(plan.workload.seq * plan.workload.global_batch);
   if (json) {
     Json list = Json::array();
@@ -52,7 +55,8 @@ Exit simulate_plan(const std::string& file, bool json) {
                     {"plan_digest", plan.digest},
                     {"step", simulation.step.value},
                     {"tokens_per_s", tokens / simulation.step.value},
-                    {"stages", list}});
+                    {"stages", list},
+                    {"trace", trace.empty() ? Json(nullptr) : Json(trace)}});
     return Exit::ok;
   }
   std::size_t instructions = 0;
@@ -81,6 +85,7 @@ Exit simulate_plan(const std::string& file, bool json) {
                              bars(live_bytes(lowered.programs[i], simulation.stages[i], simulation.step, columns), stages[i].arena),
                              bytes_text(stages[i].arena));
   }
+  if (!trace.empty()) std::cout << fmt::format("\nwrote {}; open it in https://ui.perfetto.dev or chrome://tracing\n", trace);
   return Exit::ok;
 }
 
@@ -89,9 +94,11 @@ Exit simulate_plan(const std::string& file, bool json) {
 void add_simulate(CLI::App& app, Session& session) {
   CLI::App* sub = app.add_subcommand("simulate", "timeline, bubbles and memory of one step");
   auto plan = std::make_shared<std::string>();
+  auto trace = std::make_shared<std::string>();
   sub->add_option("PLAN", *plan, "what llmplan tune wrote")->required();
-  sub->callback([plan, &session] {
-    session.action = [plan, &session] { return simulate_plan(*plan, session.json); };
+  sub->add_option("--trace", *trace, "write a Chrome trace (Perfetto)")->type_name("FILE");
+  sub->callback([plan, trace, &session] {
+    session.action = [plan, trace, &session] { return simulate_plan(*plan, *trace, session.json); };
   });
 }
 

@@ -17,10 +17,4 @@ Error to_error(const Infeasible& why) {
                why.hint.empty() ? "llmplan tune finds the strategies that are possible" : why.hint);
 }
 
-Error does_not_fit(const Estimate& e) {
-  return Error("E0302", Exit::nothing_fits, "this strategy does not fit: " + e.reason,
-               "try --recompute full, --zero 1 (with --dp above 1), more of --tp or --pp, or a shorter "
-               "--seq;\nllmplan tune searches all of them");
-}
-
 }  // namespace llmplan::cli

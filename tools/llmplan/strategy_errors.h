@@ -7,6 +7,5 @@
 namespace llmplan::cli {
 
 Error to_error(const Infeasible&);
-Error does_not_fit(const Estimate&);  // E0302, exit 3
 
 }  // namespace llmplan::cli

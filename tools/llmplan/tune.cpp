@@ -67,10 +67,16 @@ Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& 
                        bytes_text(e.memory.peak), bytes_text(e.memory.capacity),
                        bytes_text(e.memory.peak - e.memory.capacity));
   }
-  if (relaxed.empty()) {
-    hint += r.closest.empty() ? "every combination is ruled out: loosen the limits (" : "no single change makes it fit (";
-    for (const auto& [reason, count] : r.pruned) hint += fmt::format(" {} {}", grouped(count), reason);
-    hint += " )";
+  if (r.closest.empty()) {
+    hint += "every combination is ruled out before memory is looked at; loosen what you fixed:";
+    for (const auto& [reason, count] : r.pruned) hint += fmt::format(" {} by {},", grouped(count), reason);
+    hint.back() = ' ';
+  } else if (relaxed.empty()) {
+    const Memory& m = r.closest.front().memory;
+    const std::string smaller = largest_model_that_fits(in.cluster, in.workload, r.closest);
+    hint += fmt::format("weights, gradients and optimizer alone take {}, so no shorter sequence or recomputation helps",
+                        bytes_text(m.weights + m.gradients + m.optimizer));
+    if (!smaller.empty()) hint += fmt::format("\nthe largest built-in model that fits is {}", smaller);
   } else {
     hint += "any one of these makes it fit:";
     for (const Relaxation& x : relaxed)

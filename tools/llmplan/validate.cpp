@@ -177,6 +177,9 @@ Exit validate(const ValidateOptions& options, bool json) {
   const std::vector<Case> cases = read_all(options.files);
   const ValidationData data = validation_data();
   if (options.fit) {
+    if (!options.out.empty())  // before the work, not after it
+      for (const char* folder : {"/runtimes", "/hardware_profiles/fitted"}) make_directory(options.out + folder);
+    std::cerr << fmt::format("fitting on {} rows, then once more without each source; about a minute\n", cases.size());
     const Fit f = fit(cases, data);
     if (f.errors.empty())
       throw Error("E0130", Exit::usage, "no row of these files has both a measured time and a prediction",
