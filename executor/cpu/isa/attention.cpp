@@ -127,9 +127,10 @@ void attention(const Attention& op, const AttentionRange& range, const float* qk
       for (i64 i = 0; i < kBlock * kLanes; ++i) total[i] = 0;
       const i64 end = op.causal ? r0 + rows : seq;
       for (i64 k0 = 0; k0 < end; k0 += kBlock) {
-        block_gemm<A::rows>(rows, kBlock, d, q, dp, kt + k0 * d, kBlock, s, kScorePitch, false);
+        const bool diagonal = op.causal && k0 == r0;
+        block_gemm<A::rows>(diagonal ? Skip::upper_c : Skip::nothing, rows, kBlock, d, q, dp, kt + k0 * d, kBlock, s, kScorePitch, false);
         softmax_block(op.causal, rows, seq, r0, k0, s, now, biggest, total, o, dp);
-        block_gemm<A::rows>(rows, dp, min(kBlock, keys - k0), s, kScorePitch, v + k0 * dp, dp, o, dp, k0 > 0);
+        block_gemm<A::rows>(diagonal ? Skip::upper_a : Skip::nothing, rows, dp, min(kBlock, keys - k0), s, kScorePitch, v + k0 * dp, dp, o, dp, k0 > 0);
       }
       for (i64 i = 0; i < rows; ++i) {
         const float row_total = sum(load(total + i * kLanes)), inverse = 1.0f / row_total;
@@ -201,8 +202,9 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
       const i64 last = op.causal ? min(i + 1, key_end) : key_end;
       for (i64 j = key_begin; j < last; ++j) {
         const i64 k0 = j * kBlock, keys = min(kBlock, seq - k0);
-        block_gemm<A::rows>(rows, kBlock, d, q, dp, kt + k0 * d, kBlock, p, kScorePitch, false);
-        block_gemm<A::rows>(rows, kBlock, d, go, dp, vt + k0 * d, kBlock, gp, kScorePitch, false);
+        const Skip upper_c = op.causal && i == j ? Skip::upper_c : Skip::nothing;
+        block_gemm<A::rows>(upper_c, rows, kBlock, d, q, dp, kt + k0 * d, kBlock, p, kScorePitch, false);
+        block_gemm<A::rows>(upper_c, rows, kBlock, d, go, dp, vt + k0 * d, kBlock, gp, kScorePitch, false);
         for (i64 r = 0; r < rows; ++r) {
           float *pr = p + r * kScorePitch, *gr = gp + r * kScorePitch;
           const float shift = row_lse[r0 + r] * kLog2e, mean = row_delta[r0 + r];
@@ -214,10 +216,11 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
           }
         }
         if (dkv) {
-          block_gemm<A::columns>(keys, dp, rows, p, kScorePitch, go, dp, dv + k0 * dp, dp, true);
-          block_gemm<A::columns>(keys, dp, rows, gp, kScorePitch, q, dp, dk + k0 * dp, dp, true);
+          const Skip lower_a = op.causal && i == j ? Skip::lower_a : Skip::nothing;
+          block_gemm<A::columns>(lower_a, keys, dp, rows, p, kScorePitch, go, dp, dv + k0 * dp, dp, true);
+          block_gemm<A::columns>(lower_a, keys, dp, rows, gp, kScorePitch, q, dp, dk + k0 * dp, dp, true);
         }
-        if (dq) block_gemm<A::rows>(rows, dp, keys, gp, kScorePitch, k + k0 * dp, dp, gq, dp, j > 0);
+        if (dq) block_gemm<A::rows>(op.causal && i == j ? Skip::upper_a : Skip::nothing, rows, dp, keys, gp, kScorePitch, k + k0 * dp, dp, gq, dp, j > 0);
       }
       if (dq)
         for (i64 r = 0; r < rows; ++r)

@@ -71,20 +71,36 @@ inline void micro_gemm_rows(i64 rows, i64 depth, const float* a, i64 lda, const 
     micro_gemm<1, NV, layout>(depth, a + i * step, lda, b, ldb, c + i * ldc, ldc, add);
 }
 
+// What of a product with a triangular matrix need not be computed. In a causal block on the diagonal, row i of
+// the scores ends at column i.
+enum class Skip {
+  nothing,
+  upper_c,      // c(i, j) for j > i is not wanted (some of it is computed)
+  upper_a,      // a(i, k) is zero for k > i
+  lower_a,      // a(i, k) is zero for k < i
+};
+
+template <int NV, A layout>
+inline void block_gemm_panel(Skip skip, i64 m, i64 j, i64 depth, const float* a, i64 lda, const float* b, i64 ldb, float* c,
+                             i64 ldc, bool add) {
+  const i64 step = layout == A::rows ? lda : 1, k_step = layout == A::rows ? 1 : lda;
+  for (i64 i = 0; i < m; i += kRowsPerTile) {
+    const i64 rows = min(kRowsPerTile, m - i);
+    if (skip == Skip::upper_c && j >= i + rows) continue;
+    const i64 begin = skip == Skip::lower_a ? min(i, depth) : 0;
+    const i64 end = skip == Skip::upper_a ? min(i + rows, depth) : depth;
+    micro_gemm_rows<NV, layout>(rows, end - begin, a + i * step + begin * k_step, lda, b + begin * ldb + j, ldb, c + i * ldc + j,
+                                ldc, add);
+  }
+}
+
 // A small product on operands that lie in the cache: n a multiple of kLanes.
 template <A layout>
-inline void block_gemm(i64 m, i64 n, i64 depth, const float* a, i64 lda, const float* b, i64 ldb, float* c,
-                       i64 ldc, bool add) {
-  const i64 step = layout == A::rows ? lda : 1;
+inline void block_gemm(Skip skip, i64 m, i64 n, i64 depth, const float* a, i64 lda, const float* b, i64 ldb, float* c, i64 ldc,
+                       bool add) {
   i64 j = 0;
-  for (; j + 2 * kLanes <= n; j += 2 * kLanes)
-    for (i64 i = 0; i < m; i += kRowsPerTile)
-      micro_gemm_rows<2, layout>(min(kRowsPerTile, m - i), depth, a + i * step, lda, b + j, ldb,
-                                 c + i * ldc + j, ldc, add);
-  if (j < n)
-    for (i64 i = 0; i < m; i += kRowsPerTile)
-      micro_gemm_rows<1, layout>(min(kRowsPerTile, m - i), depth, a + i * step, lda, b + j, ldb,
-                                 c + i * ldc + j, ldc, add);
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) block_gemm_panel<2, layout>(skip, m, j, depth, a, lda, b, ldb, c, ldc, add);
+  if (j < n) block_gemm_panel<1, layout>(skip, m, j, depth, a, lda, b, ldb, c, ldc, add);
 }
 
 template <int... I>
