@@ -59,15 +59,16 @@ Plan sample_plan(const Sample& s, const Cluster& local, Spread spread, int64_t r
   return p;
 }
 
-// ---- What is kept: the mean of all runs of an op but the fastest 5 % and the slowest 10 %. Means add up to
-// the step, which medians of skewed times do not; the slowest are where the machine did something else.
+// ---- What is kept: the mean of all runs of an op, because means add up to the step and medians of skewed
+// times do not. A run that took kOutlier times the median met something else on the machine.
 
-double trimmed_mean(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t first = values.size() / 20, end = values.size() - values.size() / 10;
+constexpr double kOutlier = 3;
+
+double robust_mean(const std::vector<double>& values) {
+  const double most = kOutlier * quantile(values, 0.5);
   double sum = 0;
-  for (std::size_t i = first; i < end; ++i) sum += values[i];
-  return sum / static_cast<double>(end - first);
+  for (double v : values) sum += std::min(v, most);
+  return sum / static_cast<double>(values.size());
 }
 
 class Times {
@@ -101,7 +102,7 @@ class Times {
     for (const auto& [ranks, gaps] : gaps_) gap[ranks] = quantile(gaps, 0.5);
     std::vector<MeasuredOp> out;
     for (const auto& [key, times] : spans_) {
-      const double time = trimmed_mean(times) + (is_transfer(key.op) ? 0 : gap[key.ranks]);
+      const double time = robust_mean(times) + (is_transfer(key.op) ? 0 : gap[key.ranks]);
       if (time > 0) out.push_back({key.op, key.ranks, key.threads, {time}});
     }
     // In an order that does not depend on hashes.
