@@ -91,6 +91,7 @@ class Times {
           previous = i;
         }
         const bool transfer = is_transfer(in.op);
+        if (!transfer && world > plan.cluster.device.cores) continue;
         const int busy = std::holds_alternative<Send>(in.op) ? 2 : static_cast<int>(world);
         spans_[Key{in.op, busy, transfer ? 1 : threads}].push_back(time);
       }
@@ -153,8 +154,14 @@ class Calibration {
       const int64_t split = cores >= 4 && cores % 4 == 0 ? 2 : cores;
       if (split == 2) for (Spread s : {Spread::tp, Spread::pp, Spread::sp}) spreads.push_back({s, 2});
     }
-    for (const Sample& sample : kSamples)
+    int n = 0;
+    for (const Sample& sample : kSamples) {
       for (const auto& [spread, ranks] : spreads) measure(sample, spread, ranks);
+      if (++n != 4) continue;
+      // More ranks than cores take turns: what their collectives cost then, but no compute op.
+      measure(kSamples[0], Spread::dp, 2 * cores);
+      measure({256, 8, 8, 32, 704, 1024, 512, 1}, Spread::tp, 2 * cores);
+    }
     return device();
   }
 
