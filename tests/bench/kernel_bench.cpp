@@ -18,6 +18,7 @@
 
 #include "costmodel/error.h"
 #include "costmodel/profiles/profiles.h"
+#include "executor/arena.h"
 #include "executor/cpu/kernels.h"
 #include "planner/lower.h"
 #include "planner/verify.h"
@@ -72,7 +73,7 @@ struct Operands {
     if (auto* c = std::get_if<CrossEntropyGrad>(&op)) vocab = c->vocab_total;
     if (vocab > 0) {
       auto* id = reinterpret_cast<std::int32_t*>(memory[ids].data());
-      for (std::size_t i = 0; i < memory[ids].size(); ++i) id[i] = static_cast<std::int32_t>(i * 7919 % static_cast<std::size_t>(vocab));
+      for (std::int64_t i = 0; i < sizes.reads[ids].value / 4; ++i) id[i] = static_cast<std::int32_t>(i * 7919 % vocab);
     }
     if (std::holds_alternative<AdamW>(op)) {
       auto* stats = reinterpret_cast<double*>(memory[1].data());
@@ -81,12 +82,12 @@ struct Operands {
   }
   template <class Pointers>
   void add(Pointers& to, Bytes b) {
-    std::vector<float> x(static_cast<std::size_t>((b.value + 7) / 8 * 2));
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>((i * 2654435761u >> 7) % 1000) * 1e-4f + 0.01f;
-    memory.push_back(std::move(x));
-    to.push_back(reinterpret_cast<std::byte*>(memory.back().data()));
+    Arena& arena = memory.emplace_back(b);  // on huge pages, as in a run
+    auto* x = reinterpret_cast<float*>(arena.data());
+    for (std::int64_t i = 0; i < b.value / 4; ++i) x[i] = static_cast<float>((i * 2654435761 >> 7) % 1000) * 1e-4f + 0.01f;
+    to.push_back(arena.data());
   }
-  std::vector<std::vector<float>> memory;
+  std::vector<Arena> memory;
   std::vector<const std::byte*> reads;
   std::vector<std::byte*> writes;
 };
@@ -130,9 +131,10 @@ void bench(const Options& o, const std::string& model) {
     all += count * t.wall, all_cpu += count * t.cpu, work += count * flops(op).value;
     if (std::holds_alternative<Gemm>(op)) gemm_time += count * t.wall, gemm_cpu += count * t.cpu, gemm_flops += count * flops(op).value;
   }
+  if (rows.empty()) throw Error("E0101", Exit::usage, "no op of " + model + " matches '" + o.filter + "'", "Run without --filter to see all.");
   fmt::print("\n{}: seq {}, micro-batch {}, {} threads, {}\n", model, o.seq, o.micro_batch, o.threads, cpu::instruction_set());
-  fmt::print("all ops {:.1f} ms = {:.0f} tokens/s, {:.0f} GFLOP/s; by CPU time {:.0f} GFLOP/s per core; matrix products {:.0f} GFLOP/s, {:.0f} per core, {:.0f} % of the CPU time\n",
-             all * 1e3, static_cast<double>(o.seq * o.micro_batch) / all, work / all / 1e9, work / all_cpu / 1e9, gemm_flops / gemm_time / 1e9,
+  fmt::print("{} {:.1f} ms = {:.0f} tokens/s, {:.0f} GFLOP/s; by CPU time {:.0f} GFLOP/s per core; matrix products {:.0f} GFLOP/s, {:.0f} per core, {:.0f} % of the CPU time\n",
+             o.filter.empty() ? "all ops" : "ops " + o.filter, all * 1e3, static_cast<double>(o.seq * o.micro_batch) / all, work / all / 1e9, work / all_cpu / 1e9, gemm_flops / gemm_time / 1e9,
              gemm_flops / gemm_cpu / 1e9, 100 * gemm_cpu / all_cpu);
   fmt::print("{:>4}  {:<20} {:<24} {:>10} {:>8} {:>7} {:>7}  | one core: {:>8} {:>7} {:>6}\n", "n", "op", "m x n x k", "us", "GFLOP/s", "GB/s", "cpu%",
              "GFLOP/s", "GB/s", "cores");
