@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -47,12 +48,11 @@ T load(const std::byte* p) {
 // Calls visit(i, value) for `count` values of type T from byte `offset`, in blocks.
 template <class T, class Visit>
 void scan(const InputFile& file, std::int64_t offset, std::int64_t count, Visit visit) {
-  std::vector<std::byte> block;
   constexpr std::int64_t kPiece = 1 << 16;
+  std::vector<std::byte> block(static_cast<std::size_t>(std::min(kPiece, count)) * sizeof(T));
   for (std::int64_t i = 0; i < count; i += kPiece) {
     std::int64_t n = std::min(kPiece, count - i);
-    block.resize(static_cast<std::size_t>(n) * sizeof(T));
-    file.read(offset + i * static_cast<std::int64_t>(sizeof(T)), block);
+    file.read(offset + i * static_cast<std::int64_t>(sizeof(T)), std::span(block).first(static_cast<std::size_t>(n) * sizeof(T)));
     for (std::int64_t k = 0; k < n; ++k) visit(i + k, load<T>(block.data() + k * static_cast<std::int64_t>(sizeof(T))));
   }
 }

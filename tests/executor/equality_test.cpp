@@ -170,19 +170,12 @@ TEST_CASE("Evaluation gives one rank's loss and changes nothing that training ke
     ranks.init(1);
     ranks.step({1, 1e-3}, tiny_source(1));
     Tensors before[] = {all(ranks, State::weights), all(ranks, State::moment1), all(ranks, State::moment2)};
-    losses.push_back(ranks.evaluate(strategy.dp == 1 ? 3 : 3, tiny_source(9)));
+    losses.push_back(ranks.evaluate(3, tiny_source(9)));
     CHECK(all(ranks, State::weights) == before[0]);
     CHECK(all(ranks, State::moment1) == before[1]);
     CHECK(all(ranks, State::moment2) == before[2]);
   }
   CHECK(std::abs(losses[0] / losses[1] - 1) < kLoss);
-}
-
-std::int64_t resident() {
-  std::ifstream in("/proc/self/statm");
-  std::int64_t total = 0, pages = 0;
-  in >> total >> pages;
-  return pages * 4096;
 }
 
 TEST_CASE("The predicted arena is what is allocated, for every strategy of the grid") {
@@ -199,6 +192,13 @@ TEST_CASE("The predicted arena is what is allocated, for every strategy of the g
 }
 
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+std::int64_t resident() {
+  std::ifstream in("/proc/self/statm");
+  std::int64_t total = 0, pages = 0;
+  in >> total >> pages;
+  return pages * 4096;
+}
+
 TEST_CASE("What the system gives the process is the arenas and little else") {
   Strategy s;
   s.dp = 2;
