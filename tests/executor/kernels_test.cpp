@@ -418,7 +418,7 @@ TEST_CASE("an op takes the scratch memory that kernel_scratch says, and gives it
   for (const Op& op : ops)
     std::thread([&] {  // a fresh thread: nothing held from earlier ops
       Caller call(3);
-      std::vector<Floats> memory(4, Floats(2000000, 0.5f));
+      std::vector<Floats> memory(4, Floats(2200000, 0.5f));
       call(op, {in(memory[0]), in(memory[1])}, {out(memory[2]), out(memory[3])});
       const cpu::KernelScratch most = cpu::kernel_scratch(op);
       const i64 taken = cpu::scratch_held() - before;
