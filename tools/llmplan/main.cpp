@@ -12,7 +12,7 @@
 namespace llmplan::cli {
 namespace {
 
-constexpr auto kCommands = {add_estimate, add_tune,    add_simulate, add_run,        add_report, add_validate,
+constexpr auto kCommands = {add_estimate, add_tune,    add_simulate, add_run,        add_report, add_calibrate, add_validate,
                             add_explain,  add_why_not, add_models,   add_hardware,   add_env,    add_data,
                             add_checkpoint, add_export, add_demo,    add_help};
 

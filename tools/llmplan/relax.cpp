@@ -10,11 +10,17 @@
 namespace llmplan::cli {
 namespace {
 
-std::optional<Estimate> fitting(const ModelConfig& m, const Cluster& c, const Workload& w,
-                                const std::vector<Strategy>& strategies) {
+std::vector<Strategy> strategies_of(const std::vector<Estimate>& estimates) {
+  std::vector<Strategy> list;
+  for (const Estimate& e : estimates) list.push_back(e.strategy);
+  return list;
+}
+
+// The fastest of these strategies that fits.
+std::optional<Estimate> fitting(const Inputs& in, const std::vector<Strategy>& strategies) {
   std::optional<Estimate> best;
   for (const Strategy& s : strategies) {
-    const auto result = estimate(m, c, w, s);
+    const auto result = price(in, s);
     const auto* e = std::get_if<Estimate>(&result);
     if (e != nullptr && e->fits && (!best || e->time.step < best->time.step)) best = *e;
   }
@@ -32,76 +38,67 @@ std::vector<std::int64_t> shorter_than(std::int64_t seq) {
 
 }  // namespace
 
-std::vector<Relaxation> relaxations(const ModelConfig& m, const Cluster& c, const Workload& w,
-                                    const Limits& limits, const std::vector<Estimate>& closest) {
-  std::vector<Strategy> strategies;
-  for (const Estimate& e : closest) strategies.push_back(e.strategy);
+std::vector<Relaxation> relaxations(const Inputs& in, const Limits& limits, const std::vector<Estimate>& closest) {
+  const std::vector<Strategy> strategies = strategies_of(closest);
   std::vector<Relaxation> found;
   const auto add = [&](const std::string& change, const std::optional<Estimate>& e) {
     if (e) found.push_back({change, *e});
     return e.has_value();
   };
-  const auto changed = [&](auto change) {
+  // One setting changed in every strategy that came close.
+  const auto with_setting = [&](auto change) {
     std::vector<Strategy> list = strategies;
     for (Strategy& s : list) change(s);
-    return list;
+    return fitting(in, list);
+  };
+  // One thing changed in what was asked for.
+  const auto with_input = [&](auto change) {
+    Inputs other = in;
+    change(other);
+    return fitting(other, strategies);
   };
 
   if (!limits.recompute.empty())
-    add("--recompute full", fitting(m, c, w, changed([](Strategy& s) {
-      s.recompute = Recompute::full;
-      s.recompute_layers = 0;
-    })));
+    add("--recompute full", with_setting([](Strategy& s) { s.recompute = Recompute::full, s.recompute_layers = 0; }));
   if (!limits.micro_batch.empty())
-    add("--micro-batch 1", fitting(m, c, w, changed([](Strategy& s) { s.micro_batch = 1; })));
-  for (std::int64_t seq : shorter_than(w.seq)) {
-    Workload shorter = w;
-    shorter.seq = seq;
-    if (add(fmt::format("--seq {}", seq), fitting(m, c, shorter, strategies))) break;
-  }
-  if (w.optimizer.kind == OptimizerKind::adamw) {
-    Workload lean = w;
-    lean.optimizer.kind = OptimizerKind::adamw_8bit;
-    add("--optimizer adamw-8bit", fitting(m, c, lean, strategies));
-  }
-  if (w.precision == DType::fp32 && !c.device.cpu) {
-    Workload half = w;
-    half.precision = DType::bf16;
-    add("--precision bf16", fitting(m, c, half, strategies));
-  }
-  if (!c.device.cpu) {
-    add("--offload optimizer", fitting(m, c, w, changed([](Strategy& s) { s.offload.optimizer = true; })));
-    for (std::int64_t factor = 2; factor <= 64; factor *= 2) {
-      Cluster larger = c;
-      larger.nodes *= factor;
-      Limits wide = limits;
-      wide.dp.clear();  // otherwise the product could not grow
-      wide.simulate_top = 0;
-      const SearchResult result = search(m, larger, w, wide);
-      if (result.ranking.empty()) continue;
-      add(fmt::format("{} devices instead of {}", larger.devices(), c.devices()), result.ranking.front());
-      break;
-    }
+    add("--micro-batch 1", with_setting([](Strategy& s) { s.micro_batch = 1; }));
+  for (std::int64_t seq : shorter_than(in.workload.seq))
+    if (add(fmt::format("--seq {}", seq), with_input([&](Inputs& i) { i.workload.seq = seq; }))) break;
+  if (in.workload.optimizer.kind == OptimizerKind::adamw)
+    add("--optimizer adamw-8bit", with_input([](Inputs& i) { i.workload.optimizer.kind = OptimizerKind::adamw_8bit; }));
+  if (in.cluster.device.cpu) return found;
+
+  if (in.workload.precision == DType::fp32)
+    add("--precision bf16", with_input([](Inputs& i) { i.workload.precision = DType::bf16; }));
+  add("--offload optimizer", with_setting([](Strategy& s) { s.offload.optimizer = true; }));
+  for (std::int64_t factor = 2; factor <= 64; factor *= 2) {
+    Cluster larger = in.cluster;
+    larger.nodes *= factor;
+    Limits wide = limits;
+    wide.dp.clear();  // otherwise the product of the degrees could not grow
+    wide.simulate_top = 0;
+    const SearchResult result = search(in.model, larger, in.workload, wide, in.runtime ? &*in.runtime : nullptr);
+    if (result.ranking.empty()) continue;
+    add(fmt::format("{} devices instead of {}", larger.devices(), in.cluster.devices()), result.ranking.front());
+    break;
   }
   return found;
 }
 
-std::string largest_model_that_fits(const Cluster& c, const Workload& w, const std::vector<Estimate>& closest) {
+std::string largest_model_that_fits(const Inputs& in, const std::vector<Estimate>& closest) {
+  std::vector<Strategy> strategies = strategies_of(closest);
+  for (Strategy& s : strategies) s.layers_per_stage.clear();
   std::string best;
   std::int64_t most = 0;
   for (const std::string& name : model_names()) {
-    const ModelConfig m = read_model(name);
-    if (!why_not_runnable(m).empty() || parameters(m) <= most) continue;
-    std::vector<Strategy> strategies;
-    for (const Estimate& e : closest) {
-      strategies.push_back(e.strategy);
-      strategies.back().layers_per_stage.clear();
-    }
-    Workload own = w;
-    if (m.max_position_embeddings > 0) own.seq = std::min(w.seq, m.max_position_embeddings);
-    if (!fitting(m, c, own, strategies)) continue;
+    Inputs other = in;
+    other.model = read_model(name);
+    if (!why_not_runnable(other.model).empty() || parameters(other.model) <= most) continue;
+    if (other.model.max_position_embeddings > 0)
+      other.workload.seq = std::min(in.workload.seq, other.model.max_position_embeddings);
+    if (!fitting(other, strategies)) continue;
     best = name;
-    most = parameters(m);
+    most = parameters(other.model);
   }
   return best;
 }

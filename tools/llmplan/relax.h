@@ -6,6 +6,7 @@
 
 #include "costmodel/estimate.h"
 #include "planner/search.h"
+#include "tools/llmplan/options.h"
 
 namespace llmplan::cli {
 
@@ -14,10 +15,9 @@ struct Relaxation {
   Estimate result;      // the best strategy that fits then, estimated, not guessed
 };
 // The smallest step in each direction that fits, from strategies that came closest.
-std::vector<Relaxation> relaxations(const ModelConfig&, const Cluster&, const Workload&, const Limits&,
-                                    const std::vector<Estimate>& closest);
+std::vector<Relaxation> relaxations(const Inputs&, const Limits&, const std::vector<Estimate>& closest);
 
 // The built-in model with the most parameters that these strategies can train on the cluster; empty: none.
-std::string largest_model_that_fits(const Cluster&, const Workload&, const std::vector<Estimate>& closest);
+std::string largest_model_that_fits(const Inputs&, const std::vector<Estimate>& closest);
 
 }  // namespace llmplan::cli

@@ -1,9 +1,4 @@
 // llmplan run plan.json --data FILE: trains the plan on this machine.
-#include <csignal>
-#include <unistd.h>
-
-#include <atomic>
-#include <filesystem>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -15,6 +10,7 @@
 #include "tools/llmplan/plan_io.h"
 #include "tools/llmplan/progress.h"
 #include "tools/llmplan/run_report.h"
+#include "tools/llmplan/stop_signals.h"
 #include "tools/llmplan/strategy_fields.h"
 
 namespace llmplan::cli {
@@ -25,43 +21,6 @@ struct Options {
   RunOptions run;
   std::string steps = "100", checkpoint_every = "0", eval_every = "0", eval_batches = "8", held_out = "0.1",
               log_every = "10";
-};
-
-std::atomic<int> g_stop{0};  // a signal handler can reach nothing else
-static_assert(std::atomic<int>::is_always_lock_free);
-
-extern "C" void on_signal(int) {
-  const int times = g_stop.fetch_add(1) + 1;
-  constexpr char kFirst[] = "\nstopping after this step and saving (press again to quit now)\n";
-  constexpr char kSecond[] = "\nquitting now; the last checkpoint stays\n";
-  const char* text = times == 1 ? kFirst : kSecond;
-  [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, text, times == 1 ? sizeof kFirst - 1 : sizeof kSecond - 1);
-  if (times >= 3) _exit(130);  // 128 + SIGINT: the trainer did not come back
-}
-
-// SIGINT from a person, SIGTERM from a scheduler that wants the machine back.
-struct StopSignals {
-  StopSignals() {
-    g_stop = 0;
-    struct sigaction action{};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigaction(SIGINT, &action, &old_int_);
-    sigaction(SIGTERM, &action, &old_term_);
-    struct sigaction ignore{};
-    ignore.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &ignore, &old_pipe_);  // a closed log pipe must not end a training run
-  }
-  ~StopSignals() {
-    sigaction(SIGINT, &old_int_, nullptr);
-    sigaction(SIGTERM, &old_term_, nullptr);
-    sigaction(SIGPIPE, &old_pipe_, nullptr);
-  }
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
-
- private:
-  struct sigaction old_int_{}, old_term_{}, old_pipe_{};
 };
 
 RunOptions read_options(const Options& o) {
@@ -85,8 +44,8 @@ Exit run(const Options& options, bool json) {
             << fmt::format("data   {}\nout    {}\n", run.data, run.out);
   RunReport report;
   {
-    const StopSignals signals;
-    run.stop = &g_stop;
+    const StopSignals signals("stopping after this step and saving (press again to quit now)\n");
+    run.stop = signals.requested();
     ProgressBar progress(run.steps, log_every);
     report = train(plan, run, [&](const StepMetrics& m) { progress.update(m); });
   }

@@ -59,7 +59,7 @@ std::string ranking_text(const std::vector<Estimate>& list, std::size_t top) {
 }
 
 Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& r, bool json) {
-  const std::vector<Relaxation> relaxed = relaxations(in.model, in.cluster, in.workload, limits, r.closest);
+  const std::vector<Relaxation> relaxed = relaxations(in, limits, r.closest);
   std::string hint;
   if (!r.closest.empty()) {
     const Estimate& e = r.closest.front();
@@ -73,7 +73,7 @@ Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& 
     hint.back() = ' ';
   } else if (relaxed.empty()) {
     const Memory& m = r.closest.front().memory;
-    const std::string smaller = largest_model_that_fits(in.cluster, in.workload, r.closest);
+    const std::string smaller = largest_model_that_fits(in, r.closest);
     hint += fmt::format("weights, gradients and optimizer alone take {}, so no shorter sequence or recomputation helps",
                         bytes_text(m.weights + m.gradients + m.optimizer));
     if (!smaller.empty()) hint += fmt::format("\nthe largest built-in model that fits is {}", smaller);
@@ -101,13 +101,25 @@ Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& 
   return Exit::nothing_fits;
 }
 
+// Predicted from the simulated program, or in closed form where llmplan has no program.
+Plan plan_of(const Inputs& in, const Estimate& e) {
+  Plan plan{.model = in.model, .cluster = in.cluster, .workload = in.workload, .strategy = e.strategy, .prediction = {}, .digest = {}};
+  if (!in.runtime && why_not_lowerable(in.model, in.workload, e.strategy).empty()) {
+    predict(plan);
+    return plan;
+  }
+  plan.strategy.layers_per_stage = layer_split(e.strategy, in.model.num_hidden_layers);
+  plan.prediction = {e.time.step, e.tokens_per_s, e.tflops_per_device, e.mfu, e.memory.peak - e.memory.reserve, e.memory.peak};
+  return plan;
+}
+
 Exit tune(const Options& options, bool json) {
   const Inputs in = read_inputs(options.typed);
   const Limits limits = read_limits(options.typed);
   const std::int64_t choose = read_integer("--choose", options.choose, 1, 1000);
   const std::int64_t top = read_integer("--top", options.top, 1, 1000);
   std::cerr << inputs_header(in);
-  const SearchResult result = search(in.model, in.cluster, in.workload, limits);
+  const SearchResult result = search(in.model, in.cluster, in.workload, limits, in.runtime ? &*in.runtime : nullptr);
   std::cerr << search_line(result);
   if (result.ranking.empty()) return report_nothing(in, limits, result, json);
   if (choose > static_cast<std::int64_t>(result.ranking.size()))
@@ -115,9 +127,7 @@ Exit tune(const Options& options, bool json) {
                 "choose one of the ranking, 1 is the best");
 
   const Estimate& best = result.ranking[static_cast<std::size_t>(choose - 1)];
-  Plan plan{.model = in.model, .cluster = in.cluster, .workload = in.workload, .strategy = best.strategy,
-            .prediction = {}, .digest = {}};
-  predict(plan);
+  const Plan plan = plan_of(in, best);
   write_plan(options.out, plan);
   if (json) {
     print_document({{"schema", "llmplan.tune/1"},
@@ -129,10 +139,12 @@ Exit tune(const Options& options, bool json) {
     return Exit::ok;
   }
   std::cout << ranking_text(result.ranking, static_cast<std::size_t>(top))
-            << fmt::format("wrote {}   {}   digest {}\n", options.out, plan_line(plan), plan.digest)
-            << fmt::format("simulated step {}, {} tok/s, arena {}\n", seconds_text(plan.prediction.step),
+            << fmt::format("wrote {}   {}{}\n", options.out, plan_line(plan), plan.digest.empty() ? "" : "   digest " + plan.digest)
+            << fmt::format("{} step {}, {} tok/s, arena {}\n", plan.digest.empty() ? "estimated" : "simulated", seconds_text(plan.prediction.step),
                            short_rate(plan.prediction.tokens_per_s), bytes_text(plan.prediction.arena));
-  if (in.cluster.device.cpu && why_not_runnable(in.model).empty())
+  if (plan.digest.empty())
+    std::cout << "it can be estimated, not yet simulated or run: " << (in.runtime ? "the runtime is not llmplan's own" : why_not_lowerable(in.model, in.workload, plan.strategy)) << '\n';
+  else if (in.cluster.device.cpu)
     std::cout << fmt::format("next:  llmplan run {} --data FILE\n", options.out);
   else
     std::cout << fmt::format("next:  llmplan simulate {}\n", options.out);
