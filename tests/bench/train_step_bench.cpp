@@ -91,7 +91,7 @@ class Rank {
       std::copy(row + 1, row + 1 + targets.size(), targets.begin());
     };
     for (const Param& p : program_.params) {
-      init_weights(p, 0, plan_.model.num_hidden_layers, plan_.workload.seed,
+      init_weights(p, 0, plan_.model.num_hidden_layers, plan_.workload.seed, 0,
                    floats(program_.weights).subspan(p.begin, p.elements()));
     }
     for (BufferId b : {program_.moment1, program_.moment2}) std::ranges::fill(floats(b), 0.0f);
