@@ -38,7 +38,7 @@ struct Group {
   int arrived = 0;
   std::uint64_t generation = 0;
   Clock::time_point complete;
-  struct Member { const Collective* op = nullptr; const std::byte* in = nullptr; std::byte* out = nullptr; };
+  struct Member { Collective op{}; const std::byte* in = nullptr; std::byte* out = nullptr; };
   std::vector<Member> members;
 
   Group(Abort& a, int size) : abort(a), members(static_cast<std::size_t>(size)) {}
@@ -222,13 +222,13 @@ class LocalCommunicator : public Communicator {
       if (in) copy_bytes(out, in, c.size.value);
       return Clock::now();
     }
-    group->members[static_cast<std::size_t>(me)] = {&c, in, out};
+    group->members[static_cast<std::size_t>(me)] = {c, in, out};
     Time begun = group->barrier();
     for (auto& m : group->members)
-      if (!(*m.op == c))
+      if (!(m.op == c))
         throw Error("E0320", Exit::bug,
                     fmt::format("rank {} is at {} of {} bytes, another rank of its {} group at {} of {} bytes", where_.rank,
-                                name_of(c.kind), c.size.value, name_of(c.axis), name_of(m.op->kind), m.op->size.value),
+                                name_of(c.kind), c.size.value, name_of(c.axis), name_of(m.op.kind), m.op.size.value),
                     "the ranks' programs do not match; please report this plan");
     exchange(*group, me, c);
     group->barrier();
