@@ -75,7 +75,7 @@ TEST_CASE("explain accounts for every byte of the arena, and the stages' times f
   CHECK(bytes == e["arena"]);
   CHECK(e["compute"].get<double>() + e["exposed_transfers"].get<double>() + e["idle"].get<double>() ==
         doctest::Approx(e["step"].get<double>()).epsilon(1e-9));  // the order of summation
-  CHECK(e["arena"] == Json::parse(file_text(dir + "/p.json"))["prediction"]["arena"]);
+  CHECK(e["arena"] == Json::parse(file_text(dir + "/p.json"))["prediction"]["arena_bytes"]);
 }
 
 TEST_CASE("why-not names the rule, or a number that estimate agrees with") {
