@@ -20,7 +20,7 @@
 namespace llmplan::cli {
 namespace {
 
-constexpr std::size_t kShown = 12;  // rows without --all
+constexpr std::size_t kShown = 24;  // rows without --all
 
 struct Row {
   Strategy strategy;
@@ -54,7 +54,7 @@ void print_json(const Inputs& in, const std::vector<Row>& rows) {
 
 void print_footnotes(const Inputs& in, const std::vector<const Estimate*>& shown, std::size_t hidden) {
   std::cout << '\n';
-  if (hidden > 0) std::cout << " " << hidden << " more strategies: --all\n";
+  if (hidden > 0) std::cout << " " << hidden << " more, some of which the model rules out: --all\n";
   if (shown.empty()) return;
   const Estimate& e = *shown.front();
   const double tokens = static_cast<double>(in.workload.seq * in.workload.global_batch);
