@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <queue>
 
+#include "costmodel/error.h"
 #include "planner/verify.h"
 
 namespace llmplan {
@@ -193,7 +195,12 @@ class Simulator {
     if (free_.empty()) running_.emplace_back();
     else slot = free_.back(), free_.pop_back();
     const Op& op = instr(id).op;
-    running_[slot] = {id, &op, model_.time(op).value, now_, 0, 0};
+    const double seconds = model_.time(op).value;
+    if (!(std::isfinite(seconds) && seconds >= 0))  // an infinite one would never finish, nor would we
+      throw Error("E0322", Exit::usage,
+                  fmt::format("no time can be given to a {}: the time model says {} s", kind_of(op), seconds),
+                  "give the device or the link a bandwidth and an efficiency: docs/profiles.md");
+    running_[slot] = {id, &op, seconds, now_, 0, 0};
     slot_[id] = slot;
     for_members(id, [&](Id m) { span(m).start = {now_}; });
     for_machines(id, [&](std::size_t m) { machines_[m].push_back(slot), mark(m); });

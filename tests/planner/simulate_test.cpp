@@ -2,8 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <optional>
 
+#include "costmodel/error.h"
 #include "planner/build.h"
 #include "planner/overlap.h"
 #include "planner/schedule.h"
@@ -262,4 +264,15 @@ TEST_CASE("on one machine with fewer cores than ranks, two stages take turns") {
       if (!is_transfer(i.op)) compute += time_model(one)->time(i.op).value;
   CHECK(shared >= compute);
   CHECK(simulate(programs, *time_model(two)).step.value < shared);
+}
+
+TEST_CASE("an operation without a finite time is refused, not waited for") {
+  struct Never : TimeModel {
+    Seconds time(const Op& op) const override {
+      return {std::holds_alternative<Add>(op) ? std::numeric_limits<double>::infinity() : 1.0};
+    }
+  };
+  Strategy s;
+  s.pp = 2;  // a stage ends in an Add
+  CHECK_THROWS_AS(simulate(build(tiny_plan(s, 4)).programs, Never{}), Error);
 }
