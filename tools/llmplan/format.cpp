@@ -59,6 +59,12 @@ std::string duration_text(Seconds s) {
   return fmt::format("{:.1f} days", s.value / 86400);
 }
 
+std::string clock_text(Seconds s) {
+  const auto whole = static_cast<std::int64_t>(std::llround(s.value));
+  return whole < 3600 ? fmt::format("{:02}:{:02}", whole / 60, whole % 60)
+                      : fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
 std::string flops_text(double f) {
   return scaled(f, 1000, {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"});
 }

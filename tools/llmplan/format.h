@@ -14,6 +14,7 @@ std::string short_rate(double);              // 59.6k, 6,140
 std::string bytes_text(Bytes);               // 64.0 GiB, 612 MiB, 96 B
 std::string seconds_text(Seconds);           // 20.9 s, 652 ms, 4.1 us
 std::string duration_text(Seconds);          // 2 m 14 s, 3 h 05 m
+std::string clock_text(Seconds);             // 00:53, 1:02:05
 std::string flops_text(double);              // 57.9 GFLOP
 std::string percent_text(double fraction);   // +2.3 %
 

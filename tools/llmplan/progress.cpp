@@ -16,7 +16,7 @@ std::string bar_line(const StepMetrics& m, std::int64_t steps, Seconds left, int
   const double done = steps > 0 ? static_cast<double>(m.step) / static_cast<double>(steps) : 1;
   std::string tail = fmt::format(" {:3.0f} %  loss {:.4f}  |g| {:.3g}  lr {:.2e}  {} tok/s  {:.3g} TFLOP/s  eta {}",
                                  100 * done, m.loss, m.grad_norm, m.lr, short_rate(m.tokens_per_s),
-                                 m.tflops_per_device, duration_text(left));
+                                 m.tflops_per_device, clock_text(left));
   if (m.held_out_loss >= 0) tail += fmt::format("  held-out {:.4f}", m.held_out_loss);
   const std::string head = fmt::format("step {}/{} ", m.step, steps);
   const int room = std::clamp(width - 1 - display_width(head) - display_width(tail), 0, 30);
