@@ -78,6 +78,18 @@ Json launch_json() {
   return found;
 }
 
+// Two launchers that name different ranks: one of them is left over in the environment.
+void refuse_conflict(const Json& launch) {
+  for (const Json& a : launch)
+    for (const Json& b : launch)
+      if (a["rank"] != b["rank"] && a["started_by_it"] == true && b["started_by_it"] == true)
+        throw Error("E0507", Exit::environment,
+                    fmt::format("{} says rank {} ({}), {} says rank {} ({})", a["launcher"].get<std::string>(),
+                                a["rank"].get<std::string>(), a["from"].get<std::string>(), b["launcher"].get<std::string>(),
+                                b["rank"].get<std::string>(), b["from"].get<std::string>()),
+                    "unset the variables of the launcher that did not start this process");
+}
+
 Json environment() {
   utsname system{};
   uname(&system);
@@ -132,6 +144,7 @@ void add_env(CLI::App& app, Session& session) {
   sub->callback([&session] {
     session.action = [&session] {
       const Json e = environment();
+      refuse_conflict(e["launch"]);
       if (session.json) print_document(e);
       else print_text(e);
       return Exit::ok;
