@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "executor/cuda/gemm_call.h"
 #include "executor/cuda/random.h"
 #include "executor/cuda/status.h"
 
@@ -70,11 +71,11 @@ std::string gemm_cache_file(int device) {
   return (base / "llmplan" / fmt::format("gemm-{}-{}.json", name, cublasLtGetVersion())).string();
 }
 
-// Row-major c = a·b is column-major cᵀ = bᵀ·aᵀ: the library's first operand is our b.
 struct Gemms::Prepared {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t first = nullptr, second = nullptr, result = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
+  float beta = 0;
   bool chosen = false;
 
   ~Prepared() {
@@ -97,15 +98,19 @@ Gemms::Prepared& Gemms::prepare(const Gemm& g) {
   if (slot) return *slot;
   auto p = std::make_unique<Prepared>();
   check(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
-  cublasOperation_t first = g.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, second = g.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const LtCall call = lt_call(g);
+  const cublasOperation_t first = call.transpose_first ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const cublasOperation_t second = call.transpose_second ? CUBLAS_OP_T : CUBLAS_OP_N;
   check(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), "transpose");
   check(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second), "transpose");
-  auto layout = [](cublasLtMatrixLayout_t* out, DType t, std::int64_t rows, std::int64_t columns) {
-    check(cublasLtMatrixLayoutCreate(out, data_type(t), rows, columns, rows), "layout");
+  auto layout = [](cublasLtMatrixLayout_t* out, const LtMatrix& m) {
+    check(cublasLtMatrixLayoutCreate(out, data_type(m.type), static_cast<std::uint64_t>(m.rows),
+                                     static_cast<std::uint64_t>(m.columns), m.leading), "layout");
   };
-  layout(&p->first, g.in, g.b_transposed ? g.k : g.n, g.b_transposed ? g.n : g.k);
-  layout(&p->second, g.in, g.a_transposed ? g.m : g.k, g.a_transposed ? g.k : g.m);
-  layout(&p->result, g.out, g.n, g.m);
+  layout(&p->first, call.first);
+  layout(&p->second, call.second);
+  layout(&p->result, call.result);
+  p->beta = call.beta;
   slot = std::move(p);
   return *slot;
 }
@@ -189,8 +194,8 @@ void Gemms::tune(const std::vector<Gemm>& shapes, const std::string& cache_file,
 void Gemms::run(const Gemm& g, const void* a, const void* b, void* c, cudaStream_t stream) {
   Prepared& p = prepare(g);
   if (!p.chosen) tune({g}, "", 1);
-  float one = 1, beta = g.accumulate ? 1.0f : 0.0f;
-  check(cublasLtMatmul(handle_, p.operation, &one, b, p.first, a, p.second, &beta, c, p.result, c, p.result,
+  const float one = 1;
+  check(cublasLtMatmul(handle_, p.operation, &one, b, p.first, a, p.second, &p.beta, c, p.result, c, p.result,
                        &p.algorithm, workspace_, kGemmWorkspace, stream), "matmul");
 }
 
