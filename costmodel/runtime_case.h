@@ -1,0 +1,57 @@
+// One case for the closed form of any runtime: what is where, and what one layer costs. Made once, read by
+// the accounts of memory (runtime_memory.cpp) and of time (runtime_time.cpp).
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "costmodel/layer_cost.h"
+
+namespace llmplan {
+
+// What a pipeline stage holds; under interleaving, all of its chunks together.
+struct Stage {
+  std::int64_t dense = 0, moe = 0;  // layers
+  bool first = false, last = false;
+  std::int64_t layers() const { return dense + moe; }
+};
+
+struct StageWeights {  // parameters on one rank; experts are sharded over ep and replicated less
+  double dense = 0, experts = 0;
+  double all() const { return dense + experts; }
+};
+
+struct RuntimeCase {
+  RuntimeCase(const ModelConfig&, const Cluster&, const Workload&, const Strategy&, const Runtime&,
+              const std::vector<std::int64_t>& layers_per_chunk);  // chunk c of stage s is entry c·pp + s
+
+  const ModelConfig& model;
+  const Cluster& cluster;
+  const Workload& workload;
+  const Strategy& strategy;
+  const Runtime& runtime;
+  Pricer price;
+  Dims dims;
+  std::int64_t micro_batches;  // per step and data-parallel rank
+  double shards;               // ranks that share ZeRO's states: dp·cp
+  std::vector<Stage> stages;
+  bool has_dense = false, has_moe = false;
+  LayerPasses dense, moe;      // of one layer
+  LayerWeights dense_layer, moe_layer;
+  double table = 0;            // parameters of the embedding on one rank
+
+  StageWeights weights(const Stage&) const;
+  double recomputed_share(const Stage&) const;  // of its layers
+  double expert_shards() const { return std::max(1.0, shards / dims.ep); }
+};
+
+Memory stage_memory(const RuntimeCase&, std::int64_t stage);
+void price_step(const RuntimeCase&, Estimate&);  // time and communication
+
+// What one parameter costs in optimizer state, in bytes, beside an fp32 master copy.
+double state_bytes(OptimizerKind);
+
+// Whole bytes of a sum of doubles that may be beyond int64.
+inline Bytes rounded(double n) { return {static_cast<std::int64_t>(std::llround(std::min(n, 9e18)))}; }
+
+}  // namespace llmplan
