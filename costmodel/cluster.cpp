@@ -16,6 +16,12 @@ double Curve::at(double x) const {
   return y0 + t * (y1 - y0);
 }
 
+void set_ports(Link& link, std::int64_t ports, std::int64_t devices_per_node) {
+  if (ports <= 0 || devices_per_node <= 0) return;
+  link.bandwidth = link.bandwidth * (static_cast<double>(ports) / static_cast<double>(devices_per_node));
+  link.ports = static_cast<int>(ports);
+}
+
 FlopsPerSecond peak_of_rank(const Cluster& c, DType type, std::int64_t ranks) {
   const auto found = c.device.peak.find(type);
   if (found == c.device.peak.end()) return {};

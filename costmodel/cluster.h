@@ -47,21 +47,54 @@ struct Device {
 
 struct Link {
   std::string name;                         // "NVLink 4", "InfiniBand NDR", "shared memory"
-  BytesPerSecond bandwidth{};               // per device and direction
-  Seconds latency{};
+  BytesPerSecond bandwidth{};               // per device and direction, all devices at once
+  Seconds latency{};                        // of one hop, by the protocol for short messages
   Curve efficiency;                         // x: bytes of one message
+  // What follows is 0 where it is not known or does not apply.
+  Seconds setup{};                          // of one collective, whatever its size
+  Seconds bulk_latency{};                   // of one hop, by the protocol that reaches full bandwidth; 0: there is one protocol
+  double quick_share = 0;                   // of that bandwidth, what the protocol for short messages reaches
+  double reduces_in_switch = 0;             // efficiency of reductions in the switch (NVLS); 0: it cannot
+  int peers = 0;                            // a mesh: bandwidth is the sum of links to this many peers
+  int ports = 0;                            // of a whole node, shared by its devices; 0: one for each device
   bool operator==(const Link&) const = default;
+};
+
+// A level of the wiring beside the node and the whole cluster: cards under one bridge or socket, nodes
+// in one NVLink domain, nodes under one leaf switch.
+inline constexpr std::size_t kMaxTiers = 8;  // of a cluster, its nodes and the whole included
+struct Tier {
+  std::int64_t devices = 1;                 // that reach each other without leaving it
+  Link link;
+  bool operator==(const Tier&) const = default;
 };
 
 struct Cluster {
   std::string name;                         // "local", "8xh100-80g-sxm"
   std::int64_t nodes = 1, devices_per_node = 1;
   Device device;
-  Link intra, inter;                        // inside a node; between nodes
+  Link intra, inter;                        // inside a node; across the whole cluster
+  std::vector<Tier> tiers;                  // what else there is, by devices, ascending
   bool operator==(const Cluster&) const = default;
 
   std::int64_t devices() const { return nodes * devices_per_node; }
 };
+
+// Calls f(devices, link) for every level of the wiring, innermost first; the last one spans the cluster.
+template <class F>
+void for_each_tier(const Cluster& c, F f) {
+  std::size_t t = 0;
+  for (; t < c.tiers.size() && c.tiers[t].devices < c.devices_per_node; ++t) f(c.tiers[t].devices, c.tiers[t].link);
+  f(c.devices_per_node, c.intra);
+  if (c.nodes == 1) return;
+  for (; t < c.tiers.size() && c.tiers[t].devices < c.devices(); ++t)
+    if (c.tiers[t].devices > c.devices_per_node) f(c.tiers[t].devices, c.tiers[t].link);
+  if (t < c.tiers.size()) f(c.devices(), c.tiers[t].link);  // the tier holds all of this cluster
+  else f(c.devices(), c.inter);
+}
+
+// Gives a whole node `ports` ports of the link, which its devices share; 0 leaves one to each.
+void set_ports(Link&, std::int64_t ports, std::int64_t devices_per_node);
 
 // What one of `ranks` ranks could reach, MFU's denominator; 0: not known. A CPU's ranks share its cores.
 FlopsPerSecond peak_of_rank(const Cluster&, DType, std::int64_t ranks);

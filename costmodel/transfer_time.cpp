@@ -1,20 +1,32 @@
 // How long collectives and transfers take.
 //
-// Ranks are numbered tp fastest, then cp, dp, pp (Megatron), and fill the nodes in order. A group with
-// `size` ranks that are `stride` apart has g = devices_per_node / stride of them in a node. NCCL runs one ring
-// per NIC, each entering and leaving the node through another NIC, so a group that spans nodes is as fast as
-// g NICs or as the links inside a node, whichever is less.
+// A group of n ranks is a tree of levels (group.h): a level joins u units of g ranks each over one link, whose
+// rate B is what one device gets while all devices send. So the g ranks of a unit move g·B together, and NICs
+// that groups share are counted once: a node with K ports for D devices has B = K·port/D, and of the D/g groups
+// in it each gets g·B. NCCL runs one ring per NIC, each entering and leaving the node through another one;
+// a ring is as fast as the slowest level, min g·B.
 //
-//   all_gather, reduce_scatter   (n−1)/n · S / bandwidth + (n−1) · latency                     (ring)
-//   all_reduce                   the lesser of 2(n−1)/n · S / bandwidth + 2(n−1) · latency     (ring)
-//                                and 2 · S / bandwidth + 2 ⌈log2 n⌉ · latency                  (double tree)
-//   broadcast                    S / bandwidth + ⌈log2 n⌉ · latency
-//   all_to_all                   what leaves the rank: (n−g)/n · S / NIC, or (n−1)/n · S inside the node
-//   send, recv                   S / bandwidth + latency
-// (Thakur, Rabenseifner, Gropp 2005; Sanders, Speck, Träff 2009 for the double tree.)
+//   all_gather, reduce_scatter   (n−1)/n · S / min(g·B) + n−1 hops                          (ring)
+//   all_reduce, the least of
+//     ring                       2(n−1)/n · S / min(g·B) + 2(n−1) hops
+//     double tree, pipelined     max over levels of k·S / (g·B), k = 1 for two units, else 2; 2·Σ⌈log2 u⌉ hops
+//     the same, reduced by the   level 0: (1 + 1/u)·S / (B·e): a rank's data is read once by the switch and it
+//     switch (NVLS)              writes one share of the result; the levels above as in the tree
+//     level by level             Σ 2(u−1)/u · S / (g·B): reduce-scatter inside, all-reduce across with every
+//                                NIC, all-gather inside; the top level as ring or tree
+//   broadcast                    S / min(g·B) + Σ⌈log2 u⌉ hops
+//   all_to_all                   max over levels of (n−g)/n · S / B: what leaves a rank's unit
+//   send, recv                   S / B + one hop
+// (Thakur, Rabenseifner, Gropp 2005; Sanders, Speck, Träff 2009 for the double tree; for NVLS the count of bytes
+// agrees with nccl-tests on 5 to 8 GPUs of an H200 node within 2 %, tests/costmodel/collective_test.cpp.)
+//
+// A hop costs its link's latency. Links with two protocols (NCCL's LL or LL128, and Simple) offer the quick
+// one, at a share of the bandwidth, and the bulk one; the faster is taken, as NCCL's tuner does
+// (src/graph/tuning.cc). Every collective pays its link's setup once.
 // On a machine where `calibrate` measured the collective for this number of ranks, time is interpolated
 // between the two nearest sizes, in the logarithm of both.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <optional>
@@ -51,83 +63,116 @@ std::optional<Seconds> from_measurements(const Op& op, int64_t ranks, const Devi
   return Seconds{below.time * std::pow(above.time / below.time, t)};
 }
 
-// Bandwidth of one rank in one direction, and the latency of one hop.
-struct Path { double bandwidth, latency; };
-
-double rate(const Link& link, double bytes) {
-  const double r = link.bandwidth.value * link.efficiency.at(bytes);
+double rate(const Link& link, double bandwidth, double bytes) {
+  const double r = bandwidth * link.efficiency.at(bytes);
   return r > 0 ? r : INFINITY;
 }
 
-Path path_of(const Group& group, const Cluster& c, double bytes) {
-  Path inside{rate(c.intra, bytes), c.intra.latency.value};
-  if (group.nodes == 1) return inside;
-  const double nics = rate(c.inter, bytes) * static_cast<double>(group.per_node);
-  return {group.per_node > 1 ? std::min(inside.bandwidth, nics) : nics, c.inter.latency.value};
+// What one protocol makes of a group's levels.
+struct Wire {
+  double units = 1, members = 1;
+  double rate = 0;                // of one rank
+  double hop = 0;                 // seconds
+  double all() const { return members * rate; }
+};
+struct Wires {
+  std::array<Wire, kMaxTiers> level;
+  std::size_t depth = 0;
+  double ranks = 1, setup = 0;
+  double ring = INFINITY;         // rate of the slowest level
+  double rotation = 0;            // seconds of n − 1 hops round the ring
+  double depth_hops = 0;          // seconds from a leaf of a tree to its root
+};
+
+double log2_up(double units) { return std::bit_width(static_cast<std::uint64_t>(units) - 1); }
+
+Wires wires_of(const Group& g, double bytes, bool quick) {
+  Wires w;
+  w.depth = g.depth;
+  w.ranks = static_cast<double>(g.size);
+  for (std::size_t i = 0; i < g.depth; ++i) {
+    const Level& level = g.levels[i];
+    const Link& link = *level.link;
+    Wire& wire = w.level[i];
+    wire.units = static_cast<double>(level.units);
+    wire.members = static_cast<double>(level.members);
+    wire.rate = rate(link, link.bandwidth.value, bytes);
+    if (link.peers > 0) wire.rate *= std::min(1.0, (wire.units - 1) / link.peers);
+    if (quick && link.quick_share > 0) wire.rate *= link.quick_share;
+    wire.hop = quick || link.bulk_latency.value <= 0 ? link.latency.value : link.bulk_latency.value;
+    w.setup = std::max(w.setup, link.setup.value);
+    w.ring = std::min(w.ring, wire.all());
+    const double above = i + 1 < g.depth ? static_cast<double>(g.levels[i + 1].members) : w.ranks;
+    w.rotation += (w.ranks / wire.members - w.ranks / above) * wire.hop;
+    w.depth_hops += log2_up(wire.units) * wire.hop;
+  }
+  return w;
 }
 
-Seconds collective_time(const Collective& op, const Group& group, const Cluster& c) {
-  if (group.size <= 1) return {};
-  const double n = static_cast<double>(group.size), bytes = static_cast<double>(op.size.value);
-  const Path p = path_of(group, c, bytes);
-  const double depth = std::bit_width(static_cast<std::uint64_t>(group.size - 1));  // ⌈log2 n⌉
-  // A ring's n − 1 hops are mostly inside nodes.
-  const double hops = group.nodes == 1 ? (n - 1) * c.intra.latency.value
-                                       : static_cast<double>(group.nodes - 1) * c.inter.latency.value +
-                                             (n - static_cast<double>(group.nodes)) * c.intra.latency.value;
-  switch (op.kind) {
-    case Collective::Kind::all_reduce:
-      return {std::min(2 * (n - 1) / n * bytes / p.bandwidth + 2 * hops,
-                       2 * bytes / p.bandwidth + 2 * depth * p.latency)};
-    case Collective::Kind::all_gather:
-    case Collective::Kind::reduce_scatter:
-      return {(n - 1) / n * bytes / p.bandwidth + hops};
-    case Collective::Kind::broadcast:
-      return {bytes / p.bandwidth + depth * p.latency};
-    case Collective::Kind::all_to_all: {
-      const double inside = (n - 1) / n * bytes / rate(c.intra, bytes) + c.intra.latency.value;
-      if (group.nodes == 1) return {inside};
-      const double out = (n - static_cast<double>(group.per_node)) / n * bytes / rate(c.inter, bytes);
-      return {std::max(inside, out + c.inter.latency.value)};
-    }
+double tree_bytes(double units) { return units == 2 ? 1 : 2; }
+
+double all_reduce(const Wires& w, const Group& g, double bytes) {
+  double best = 2 * (w.ranks - 1) / w.ranks * bytes / w.ring + 2 * w.rotation;
+
+  double above = 0;  // of a tree: what the levels above the first take
+  for (std::size_t i = 1; i < w.depth; ++i) above = std::max(above, tree_bytes(w.level[i].units) * bytes / w.level[i].all());
+  const Wire& first = w.level[0];
+  best = std::min(best, std::max(above, tree_bytes(first.units) * bytes / first.all()) + 2 * w.depth_hops);
+  if (const Link& link = *g.levels[0].link; link.reduces_in_switch > 0 && first.units > 2) {
+    const double switched = (1 + 1 / first.units) * bytes / (link.bandwidth.value * link.reduces_in_switch);
+    const double hops = w.depth_hops - (log2_up(first.units) - 1) * first.hop;
+    best = std::min(best, std::max(above, switched) + 2 * hops);
   }
-  return {};
+  if (w.depth > 1) {
+    double by_level = 0;
+    for (std::size_t i = 0; i < w.depth; ++i) {
+      const Wire& wire = w.level[i];
+      const double ring = 2 * (wire.units - 1) / wire.units * bytes / wire.all() + 2 * (wire.units - 1) * wire.hop;
+      const double tree = tree_bytes(wire.units) * bytes / wire.all() + 2 * log2_up(wire.units) * wire.hop;
+      by_level += i + 1 < w.depth ? ring : std::min(ring, tree);
+    }
+    best = std::min(best, by_level);
+  }
+  return best;
+}
+
+double all_to_all(const Wires& w, double bytes) {
+  double slowest = 0;
+  for (std::size_t i = 0; i < w.depth; ++i)
+    slowest = std::max(slowest, (w.ranks - w.level[i].members) / w.ranks * bytes / w.level[i].rate + w.level[i].hop);
+  return slowest;
+}
+
+double by_protocol(const Collective& op, const Group& group, bool quick) {
+  const double bytes = static_cast<double>(op.size.value);
+  const Wires w = wires_of(group, bytes, quick);
+  switch (op.kind) {
+    case Collective::Kind::all_reduce: return w.setup + all_reduce(w, group, bytes);
+    case Collective::Kind::all_gather:
+    case Collective::Kind::reduce_scatter: return w.setup + (w.ranks - 1) / w.ranks * bytes / w.ring + w.rotation;
+    case Collective::Kind::broadcast: return w.setup + bytes / w.ring + w.depth_hops;
+    case Collective::Kind::all_to_all: return w.setup + all_to_all(w, bytes);
+  }
+  return 0;
+}
+
+Seconds collective_time(const Collective& op, const Group& group) {
+  bool two_protocols = false;
+  for (std::size_t i = 0; i < group.depth; ++i) two_protocols |= group.levels[i].link->bulk_latency.value > 0;
+  const double quick = by_protocol(op, group, true);
+  return {two_protocols ? std::min(quick, by_protocol(op, group, false)) : quick};
 }
 
 Seconds hop_time(Bytes size, int stage, const Cluster& c, const Strategy& s) {
   const double bytes = static_cast<double>(size.value);
-  const Link& link = pipeline_link(stage, c, s);
-  return Seconds{bytes / rate(link, bytes)} + link.latency;
+  const Hop hop = pipeline_hop(stage, c, s);
+  const double full = bytes / rate(*hop.link, hop.bandwidth, bytes);
+  const double quick = hop.link->latency.value + (hop.link->quick_share > 0 ? full / hop.link->quick_share : full);
+  const double bulk = hop.link->bulk_latency.value > 0 ? hop.link->bulk_latency.value + full : quick;
+  return {hop.link->setup.value + std::min(quick, bulk)};
 }
 
 }  // namespace
-
-Group group_of(Axis axis, const Cluster& c, const Strategy& s) {
-  int64_t stride = 1, size = 1;
-  switch (axis) {
-    case Axis::tp: size = s.tp; break;
-    case Axis::cp: stride = s.tp; size = s.cp; break;
-    case Axis::ep: stride = s.tp; size = s.ep; break;
-    case Axis::dp: stride = s.tp; size = s.cp * s.dp; break;  // gradients are also summed over cp
-    case Axis::embedding: stride = s.tp * s.cp * s.dp * std::max<int64_t>(s.pp - 1, 1); size = std::min<int64_t>(s.pp, 2); break;
-    case Axis::world: size = s.devices(); break;
-  }
-  Group g{size, stride, size, 1};
-  if (c.device.cpu && c.nodes == 1) return g;  // ranks share one machine, however many they are
-  g.per_node = std::clamp<int64_t>(c.devices_per_node / stride, 1, size);
-  g.nodes = (size + g.per_node - 1) / g.per_node;
-  return g;
-}
-
-const Link& pipeline_link(int stage, const Cluster& c, const Strategy& s) {
-  if (c.nodes == 1) return c.intra;
-  const int64_t stride = s.tp * s.cp * s.dp;
-  const auto node = [&](int64_t at) { return at * stride / c.devices_per_node; };
-  const int64_t here = stage;
-  const bool leaves = (here > 0 && node(here - 1) != node(here)) ||
-                      (here + 1 < s.pp && node(here + 1) != node(here));
-  return leaves ? c.inter : c.intra;
-}
 
 Seconds transfer_time(const Op& op, const Cluster& c, const Strategy& s) {
   if (const auto* collective = std::get_if<Collective>(&op)) {
@@ -135,7 +180,7 @@ Seconds transfer_time(const Op& op, const Cluster& c, const Strategy& s) {
     if (group.size <= 1) return {};
     if (!c.device.measured.empty())
       if (const auto t = from_measurements(op, group.size, c.device)) return *t;
-    return collective_time(*collective, group, c);
+    return collective_time(*collective, group);
   }
   if (!c.device.measured.empty())
     if (const auto t = from_measurements(op, 2, c.device)) return *t;

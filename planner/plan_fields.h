@@ -78,7 +78,17 @@ template <> struct Fields<Link> {
   using T = Link;
   static constexpr const char* name = "link";
   static constexpr auto list = std::tuple{Field{"name", &T::name}, Field{"bandwidth", &T::bandwidth},
-                                          Field{"latency", &T::latency}, Field{"efficiency", &T::efficiency}};
+                                          Field{"latency", &T::latency}, Field{"efficiency", &T::efficiency},
+                                          Field{"setup", &T::setup}, Field{"bulk_latency", &T::bulk_latency},
+                                          Field{"quick_share", &T::quick_share},
+                                          Field{"reduces_in_switch", &T::reduces_in_switch},
+                                          Field{"peers", &T::peers}, Field{"ports", &T::ports}};
+};
+
+template <> struct Fields<Tier> {
+  using T = Tier;
+  static constexpr const char* name = "tier";
+  static constexpr auto list = std::tuple{Field{"devices", &T::devices}, Field{"link", &T::link}};
 };
 
 template <> struct Fields<Cluster> {
@@ -86,7 +96,7 @@ template <> struct Fields<Cluster> {
   static constexpr const char* name = "cluster";
   static constexpr auto list = std::tuple{
       Field{"name", &T::name}, Field{"nodes", &T::nodes}, Field{"devices_per_node", &T::devices_per_node},
-      Field{"device", &T::device}, Field{"intra", &T::intra}, Field{"inter", &T::inter}};
+      Field{"device", &T::device}, Field{"intra", &T::intra}, Field{"inter", &T::inter}, Field{"tiers", &T::tiers}};
 };
 
 template <> struct Fields<Optimizer> {

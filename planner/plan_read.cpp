@@ -131,6 +131,8 @@ void read(const Node& n, const std::string& key, std::vector<MeasuredOp>& ops) {
   }
 }
 
+void read(const Node& n, const std::string& key, std::vector<Tier>& tiers);
+
 template <class T>
   requires requires { Fields<T>::list; }
 void read(const Node& n, const std::string& key, T& v) {
@@ -149,6 +151,13 @@ void read(const Node& n, const std::string& key, T& v) {
     }
     read(required(n, field.key, key), field.key, member);
   });
+}
+
+void read(const Node& n, const std::string& key, std::vector<Tier>& tiers) {
+  require(n, Node::Kind::list, key);
+  if (n.items.size() + 2 > kMaxTiers) fail(n, "E0332", key + " has more entries than a cluster can", kMakeAnother);
+  tiers.clear();
+  for (const Node& item : n.items) read(item, key, tiers.emplace_back());
 }
 
 // ---- The whole

@@ -60,6 +60,8 @@ Json write(const std::vector<MeasuredOp>& ops) {
   return list;
 }
 
+Json write(const std::vector<Tier>& tiers);
+
 template <class T>
   requires requires { Fields<T>::list; }
 Json write(const T& v) {
@@ -75,6 +77,12 @@ Json write(const T& v) {
     object[field.key] = write(member);
   });
   return object;
+}
+
+Json write(const std::vector<Tier>& tiers) {
+  Json list = Json::array();
+  for (const Tier& tier : tiers) list.push_back(write(tier));
+  return list;
 }
 
 // Like dump(2), but what fits in a line stays in one.

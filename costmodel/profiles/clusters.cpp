@@ -69,7 +69,7 @@ Cluster cluster_by_text(const std::string& text) {
 Cluster cluster_by_file(const std::string& file) {
   const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "a cluster");
-  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "source"},
+  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "tiers", "source"},
             "a cluster");
   const bool sourced = root.find("source") && !root.find("source")->text.empty();
   const Node& device = required(root, "device", "a cluster");
@@ -88,6 +88,7 @@ Cluster cluster_by_file(const std::string& file) {
   // itself.
   if (const Node* n = root.find("intra")) c.intra = read_link(*n, c.devices_per_node, sourced);
   if (const Node* n = root.find("inter")) c.inter = read_link(*n, c.devices_per_node, sourced);
+  if (const Node* n = root.find("tiers")) c.tiers = read_tiers(*n, c.devices_per_node, sourced);
   if (c.devices_per_node > 1 && c.intra.bandwidth.value <= 0)
     fail(root, "E0106", "a cluster of several devices per node lacks 'intra'",
          "name a link, e.g. `intra: nvlink-4`");

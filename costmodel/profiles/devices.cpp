@@ -54,7 +54,7 @@ std::vector<std::string> device_names() {
 
 Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
   if (n.kind == Node::Kind::map && !n.find("link")) { return read_link_fields(n, {}, sourced); }
-  double share = 1;
+  std::int64_t ports = 0;
   const Node* by_name = &n;
   if (n.kind == Node::Kind::map) {
     only_keys(n, {"link", "per_node", "source"}, "a link");
@@ -62,8 +62,7 @@ Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
     if (const Node* nics = n.find("per_node")) {
       if (!sourced && !has_source(n))
         fail(*nics, "E0114", "per_node has no source", "add a `source:` beside it");
-      share = static_cast<double>(read_integer(*nics, "per_node", 1, 1024)) /
-              static_cast<double>(devices_per_node);
+      ports = read_integer(*nics, "per_node", 1, 1024);
     }
   }
   const std::string name = read_text(*by_name, "link");
@@ -76,11 +75,32 @@ Link read_link(const Node& n, std::int64_t devices_per_node, bool sourced) {
     names.push_back(key.text);
     if (key.text != name) continue;
     Link link = with_fitted_link(name, read_link_fields(value, {}, has_source(links)));
-    link.bandwidth = link.bandwidth * share;
+    set_ports(link, ports, devices_per_node);
     return link;
   }
   fail(*by_name, "E0204", fmt::format("unknown link '{}'", name),
        did_you_mean(name, names, fmt::format("known: {}", fmt::join(names, ", "))));
+}
+
+std::vector<Tier> read_tiers(const Node& n, std::int64_t devices_per_node, bool sourced) {
+  require(n, Node::Kind::list, "tiers");
+  if (n.items.size() + 2 > kMaxTiers)
+    fail(n, "E0109", fmt::format("{} tiers beside the node and the cluster", n.items.size()),
+         fmt::format("at most {}", kMaxTiers - 2));
+  std::vector<Tier> tiers;
+  for (const Node& item : n.items) {
+    require(item, Node::Kind::map, "a tier");
+    only_keys(item, {"devices", "link", "source"}, "a tier");
+    const Node& devices = required(item, "devices", "a tier");
+    Tier tier;
+    tier.devices = read_integer(devices, "devices", 2, 10'000'000);
+    if (tier.devices == devices_per_node || (!tiers.empty() && tier.devices <= tiers.back().devices))
+      fail(devices, "E0109", fmt::format("a tier of {} devices", tier.devices),
+           fmt::format("list tiers by devices, ascending; the node's {} are `intra`", devices_per_node));
+    tier.link = read_link(required(item, "link", "a tier"), devices_per_node, sourced || has_source(item));
+    tiers.push_back(std::move(tier));
+  }
+  return tiers;
 }
 
 DeviceFile read_device_file(const Node& root) {
@@ -91,11 +111,12 @@ DeviceFile read_device_file(const Node& root) {
     c.device.measured = read_measured(*m);
   if (const Node* node = root.find("node"); node && node->kind != Node::Kind::null) {
     require(*node, Node::Kind::map, "node");
-    only_keys(*node, {"devices", "intra", "inter", "source"}, "node");
+    only_keys(*node, {"devices", "intra", "inter", "tiers", "source"}, "node");
     const bool sourced = has_source(root) || has_source(*node);
     c.devices_per_node = read_integer(required(*node, "devices", "node"), "devices", 1, 4096);
     if (const Node* l = node->find("intra")) c.intra = read_link(*l, c.devices_per_node, sourced);
     if (const Node* l = node->find("inter")) c.inter = read_link(*l, c.devices_per_node, sourced);
+    if (const Node* t = node->find("tiers")) c.tiers = read_tiers(*t, c.devices_per_node, sourced);
     out.has_node = true;
   }
   return out;

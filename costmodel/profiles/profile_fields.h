@@ -38,5 +38,7 @@ std::string to_yaml(const Device&);
 // A link by name from hardware_profiles/links.yaml, or written out in place:
 // `inter: ib-ndr-400` or `inter: {link: ib-hdr-200, per_node: 4}` (fewer NICs than devices).
 Link read_link(const Node&, std::int64_t devices_per_node, bool sourced);
+// `tiers: [{devices: 72, link: nvlink-5}]`: what the wiring has beside the node and the whole cluster.
+std::vector<Tier> read_tiers(const Node&, std::int64_t devices_per_node, bool sourced);
 
 }  // namespace llmplan
