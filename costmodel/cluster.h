@@ -36,6 +36,8 @@ struct Device {
   // Fraction of peak / bandwidth that is reached; fitted or calibrated, per device, never per row.
   Curve gemm_efficiency;                    // x: FLOPs of the GEMM
   Curve attention_efficiency;               // x: sequence length
+  double fa2_rate = 1;                      // speed of FlashAttention-2's kernels, which use what an A100 has,
+                                            // × that of kernels made for this device
   Curve memory_efficiency;                  // x: bytes moved
   Seconds launch{};                         // host cost per op
   int sms = 0;                              // GPUs: processors that share a GEMM's tiles; 0: not known

@@ -20,6 +20,7 @@ struct Knob {
   std::string name;
   double low = 0, high = 0;  // of the value
   bool share = false;        // 0..1: steps are added; else multiplied
+  std::vector<std::size_t> also;  // runtimes that are like the owner and state no value of their own
   std::function<double(const Device&)> of_device;  // what is shown; the value itself is a factor
   std::function<void(Device&, double)> set_device;
   double Runtime::*member = nullptr;
@@ -49,9 +50,15 @@ struct RuntimeMember {
 };
 // The runtime's constants of time. Those of memory are exact by nature (bytes per element) and are not fitted.
 const RuntimeMember kRuntimeMembers[] = {
-    {"pointwise", &Runtime::pointwise, nullptr, 0.5, 4},
+    {"pointwise", &Runtime::pointwise, nullptr, 0.5, 10},
+    {"attention_rate", &Runtime::attention_rate, nullptr, 0.3, 1},
+    {"loss_bytes", &Runtime::loss_bytes, nullptr, 4, 60},
+    {"score_bytes_forward", &Runtime::score_bytes_forward, nullptr, 4, 40},
+    {"score_bytes_backward", &Runtime::score_bytes_backward, nullptr, 4, 40},
+    {"fp8_cast_bytes", &Runtime::fp8_cast_bytes, nullptr, 0.5, 8},
     {"optimizer_traffic", &Runtime::optimizer_traffic, nullptr, 0.5, 8},
     {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
+    {"collective_dispatch", nullptr, &Runtime::collective_dispatch, 1e-6, 1e-3},
     {"micro_batch_overhead", nullptr, &Runtime::micro_batch_overhead, 1e-5, 0.1},
     {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
     {"tp_overlap", &Runtime::tp_overlap, nullptr, 0, 1},
@@ -60,7 +67,7 @@ const RuntimeMember kRuntimeMembers[] = {
     {"pp_overlap", &Runtime::pp_overlap, nullptr, 0, 1},
     {"dp_overlap", &Runtime::dp_overlap, nullptr, 0, 1},
     {"gather_overlap", &Runtime::gather_overlap, nullptr, 0, 1},
-    {"straggling", &Runtime::straggling, nullptr, 0, 0.1},
+    {"straggling", &Runtime::straggling, nullptr, 0, 0.03},
 };
 const std::pair<const char*, Curve Device::*> kDeviceCurves[] = {
     {"gemm_efficiency", &Device::gemm_efficiency},
@@ -81,7 +88,7 @@ class Fitter {
       row.measured = std::get<double>(seconds);
       row.source = index(sources_, c.source);
       row.device = index(device_names_, c.device);
-      row.runtime = index(runtime_names_, c.runtime);
+      row.runtime = index(runtime_names_, row.setup.runtime.name);
       if (row.device == devices_.size()) devices_.push_back(row.setup.cluster.device);
       if (row.runtime == runtimes_.size()) runtimes_.push_back(row.setup.runtime);
       rows_.push_back(std::move(row));
@@ -134,9 +141,9 @@ class Fitter {
       for (double* x : {&e.before, &e.after, &e.left_out, &e.bias_after, &e.bias_left_out}) *x /= static_cast<double>(e.n);
       out.errors.push_back(e);
     }
-    const auto [devices, runtimes] = set(fitted);
-    for (std::size_t i = 0; i < devices.size(); ++i) out.devices[device_names_[i]] = devices[i];
-    for (std::size_t i = 0; i < runtimes.size(); ++i) out.runtimes[runtime_names_[i]] = runtimes[i];
+    const Profiles now = set(fitted);
+    for (std::size_t i = 0; i < now.devices.size(); ++i) out.devices[device_names_[i]] = now.devices[i];
+    for (std::size_t i = 0; i < now.runtimes.size(); ++i) out.runtimes[runtime_names_[i]] = now.runtimes[i];
     return out;
   }
 
@@ -159,14 +166,30 @@ class Fitter {
         add(k, 1);
       }
     }
+    for (std::size_t d = 0; d < devices_.size(); ++d) {
+      Knob k;
+      k.device = true, k.owner = d, k.name = "fa2_rate", k.low = 0.5, k.high = 1.6;
+      k.of_device = [](const Device& x) { return x.fa2_rate; };
+      k.set_device = [](Device& x, double v) { x.fa2_rate = std::min(1.0, x.fa2_rate * v); };
+      if (devices_[d].fa2_rate < 1) add(k, 1);
+    }
     for (std::size_t r = 0; r < runtimes_.size(); ++r) {
       for (const RuntimeMember& m : kRuntimeMembers) {
         Knob k;
         k.owner = r, k.name = m.name, k.low = m.low, k.high = m.high, k.share = m.low == 0;
         k.member = m.member, k.seconds = m.seconds;
+        const std::size_t base = like(r);
+        if (base != r && k.of(runtimes_[r]) == k.of(runtimes_[base])) continue;  // the base's knob moves it
+        for (std::size_t other = 0; other < runtimes_.size(); ++other)
+          if (other != r && like(other) == r && k.of(runtimes_[other]) == k.of(runtimes_[r])) k.also.push_back(other);
         add(k, std::clamp(k.of(runtimes_[r]), m.low, m.high));
       }
     }
+  }
+  // The runtime that this one is derived from, if rows of both are here; else itself.
+  std::size_t like(std::size_t runtime) const {
+    const auto at = std::ranges::find(runtime_names_, runtimes_[runtime].base);
+    return at == runtime_names_.end() ? runtime : static_cast<std::size_t>(at - runtime_names_.begin());
   }
   void add(const Knob& k, double start) {
     knobs_.push_back(k);
@@ -176,26 +199,30 @@ class Fitter {
       if (touches(k, rows_[i])) touched.push_back(i);
     touched_.push_back(std::move(touched));
   }
-  bool touches(const Knob& k, const Row& r) const { return (k.device ? r.device : r.runtime) == k.owner; }
+  static bool touches(const Knob& k, const Row& r) {
+    return (k.device ? r.device : r.runtime) == k.owner || (!k.device && std::ranges::count(k.also, r.runtime) > 0);
+  }
   const std::string& owner(const Knob& k) const { return k.device ? device_names_[k.owner] : runtime_names_[k.owner]; }
 
-  std::pair<std::vector<Device>, std::vector<Runtime>> set(const std::vector<double>& values) const {
-    std::pair<std::vector<Device>, std::vector<Runtime>> now{devices_, runtimes_};
-    for (std::size_t k = 0; k < knobs_.size(); ++k) {
-      if (knobs_[k].device) knobs_[k].set_device(now.first[knobs_[k].owner], values[k]);
-      else knobs_[k].apply(now.second[knobs_[k].owner], values[k]);
-    }
+  struct Profiles { std::vector<Device> devices; std::vector<Runtime> runtimes; };
+  Profiles set(const std::vector<double>& values) const {
+    Profiles now{devices_, runtimes_};
+    for (std::size_t k = 0; k < knobs_.size(); ++k)
+      if (!knobs_[k].device) move(now, k, values);
+    for (std::size_t d = 0; d < devices_.size(); ++d) set_device(now, d, values);
     return now;
   }
-  // One device or runtime alone.
-  void set_owner(const Knob& changed, const std::vector<double>& values, Device& d, Runtime& r) const {
-    if (changed.device) d = devices_[changed.owner];
-    else r = runtimes_[changed.owner];
-    for (std::size_t k = 0; k < knobs_.size(); ++k) {
-      if (knobs_[k].device != changed.device || knobs_[k].owner != changed.owner) continue;
-      if (changed.device) knobs_[k].set_device(d, values[k]);
-      else knobs_[k].apply(r, values[k]);
-    }
+  // A device's curves are scaled from where they started, a runtime's constants are what they are.
+  void set_device(Profiles& now, std::size_t d, const std::vector<double>& values) const {
+    now.devices[d] = devices_[d];
+    for (std::size_t k = 0; k < knobs_.size(); ++k)
+      if (knobs_[k].device && knobs_[k].owner == d) knobs_[k].set_device(now.devices[d], values[k]);
+  }
+  void move(Profiles& now, std::size_t k, const std::vector<double>& values) const {
+    const Knob& knob = knobs_[k];
+    if (knob.device) return set_device(now, knob.owner, values);
+    knob.apply(now.runtimes[knob.owner], values[k]);
+    for (const std::size_t other : knob.also) knob.apply(now.runtimes[other], values[k]);
   }
 
   // predicted/measured − 1
@@ -206,10 +233,11 @@ class Fitter {
     const Estimate* e = std::get_if<Estimate>(&result);
     return e ? e->time.step.value / row.measured - 1 : 0;
   }
+  double error(Row& row, const Profiles& p) const { return error(row, p.devices[row.device], p.runtimes[row.runtime]); }
   std::vector<double> errors_of(const std::vector<double>& values) {
-    const auto [devices, runtimes] = set(values);
+    const Profiles now = set(values);
     std::vector<double> e;
-    for (Row& row : rows_) e.push_back(error(row, devices[row.device], runtimes[row.runtime]));
+    for (Row& row : rows_) e.push_back(error(row, now));
     return e;
   }
 
@@ -220,7 +248,8 @@ class Fitter {
   }
   double pull(std::size_t k, double value) const {
     const double move = knobs_[k].share ? value - start_[k] : std::log(value / start_[k]);
-    return 5e-5 * move * move;
+    // Devices stand on microbenchmarks, runtimes on little but these runs.
+    return (knobs_[k].device ? 3e-3 : 5e-5) * move * move;
   }
 
   // Coordinate search: each constant in turn tries a step up and one down; steps shrink where neither helps.
@@ -232,10 +261,10 @@ class Fitter {
     for (std::size_t i = 0; i < rows_.size(); ++i)
       if (kept[i]) weight[i] = 1 / (std::sqrt(count[rows_[i].source]) * total);
 
-    auto [devices, runtimes] = set(values);
+    Profiles at = set(values);
     std::vector<double> losses(rows_.size(), 0);
     for (std::size_t i = 0; i < rows_.size(); ++i)
-      if (kept[i]) losses[i] = loss(error(rows_[i], devices[rows_[i].device], runtimes[rows_[i].runtime]));
+      if (kept[i]) losses[i] = loss(error(rows_[i], at));
     std::vector<double> step;
     for (const Knob& k : knobs_) step.push_back(k.share ? (k.high - k.low) * 0.2 : std::log(k.device ? 1.1 : 1.5));
 
@@ -251,15 +280,12 @@ class Fitter {
                                          knobs_[k].low, knobs_[k].high);
           if (next == old) continue;
           values[k] = next;
-          Device d;
-          Runtime r;
-          set_owner(knobs_[k], values, d, r);
+          Profiles moved_to = at;
+          move(moved_to, k, values);
           std::vector<double> trial;
           double then = pull(k, next);
           for (std::size_t i : touched_[k]) {
-            Row& row = rows_[i];
-            trial.push_back(kept[i] ? loss(error(row, knobs_[k].device ? d : devices[row.device],
-                                                 knobs_[k].device ? runtimes[row.runtime] : r)) : 0);
+            trial.push_back(kept[i] ? loss(error(rows_[i], moved_to)) : 0);
             then += kept[i] ? weight[i] * trial.back() : 0;
             if (then >= now) break;
           }
@@ -268,8 +294,7 @@ class Fitter {
             continue;
           }
           for (std::size_t j = 0; j < touched_[k].size(); ++j) losses[touched_[k][j]] = trial[j];
-          if (knobs_[k].device) devices[knobs_[k].owner] = d;
-          else runtimes[knobs_[k].owner] = r;
+          at = std::move(moved_to);
           moved = true;
           break;
         }
@@ -281,20 +306,16 @@ class Fitter {
 
   // Rows whose prediction moves at all when the constant moves by a lot.
   void find_sensitive() {
-    const auto [devices, runtimes] = set(start_);
+    const Profiles start = set(start_);
     for (std::size_t k = 0; k < knobs_.size(); ++k) {
       std::vector<double> far = start_;
       far[k] = knobs_[k].share ? (start_[k] > 0.5 * knobs_[k].high ? knobs_[k].low : knobs_[k].high)
                                : knobs_[k].device ? 0.7 : knobs_[k].high;
-      Device d;
-      Runtime r;
-      set_owner(knobs_[k], far, d, r);
+      Profiles there = start;
+      move(there, k, far);
       std::vector<std::size_t> sensitive;
       for (std::size_t i : touched_[k]) {
-        Row& row = rows_[i];
-        const double before = 1 + error(row, devices[row.device], runtimes[row.runtime]);
-        const double after = 1 + error(row, knobs_[k].device ? d : devices[row.device],
-                                       knobs_[k].device ? runtimes[row.runtime] : r);
+        const double before = 1 + error(rows_[i], start), after = 1 + error(rows_[i], there);
         if (std::abs(after / before - 1) > 1e-3) sensitive.push_back(i);
       }
       touched_[k] = std::move(sensitive);
@@ -305,11 +326,25 @@ class Fitter {
     for (std::size_t i : touched_[k]) n += kept[i];
     return n >= kFewestRows;
   }
-  // Constants that the kept rows do not inform: a share or a time takes the median elsewhere, a curve the
-  // height that it has elsewhere.
+  // The same constant of the runtime that this one is like, if that is informed; else `k`.
+  std::size_t stand_in(std::size_t k, const std::vector<bool>& kept) const {
+    if (knobs_[k].device) return k;
+    for (std::size_t j = 0; j < knobs_.size(); ++j)
+      if (!knobs_[j].device && j != k && knobs_[j].name == knobs_[k].name && informed(j, kept) &&
+          runtime_names_[knobs_[j].owner] == runtimes_[knobs_[k].owner].like)
+        return j;
+    return k;
+  }
+  // Constants that the kept rows do not inform: those of the runtime that this one is like, else the median
+  // elsewhere; a curve takes the height that it has elsewhere.
   std::vector<double> uninformed(std::vector<double> values, const std::vector<bool>& kept) const {
     for (std::size_t k = 0; k < knobs_.size(); ++k) {
       if (informed(k, kept)) continue;
+      if (!knobs_[k].share && start_[k] <= knobs_[k].low) continue;  // it does not have this at all
+      if (const std::size_t other = stand_in(k, kept); other != k) {
+        values[k] = std::clamp(values[other], knobs_[k].low, knobs_[k].high);
+        continue;
+      }
       std::vector<double> others;
       for (std::size_t j = 0; j < knobs_.size(); ++j) {
         if (knobs_[j].name != knobs_[k].name || j == k || !informed(j, kept)) continue;

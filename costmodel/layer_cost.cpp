@@ -27,7 +27,9 @@ struct Pass {
   }
   void bytes(double n) { cost.pointwise += price.pointwise(n); }
   void collective(Collective::Kind kind, Axis axis, double size) {
-    if (size >= 1) price(cost.comm, Collective{kind, axis, {whole(size)}, DType::bf16});
+    if (size < 1) return;
+    price(cost.comm, Collective{kind, axis, {whole(size)}, DType::bf16});
+    cost.collectives += 1;
   }
 };
 
@@ -93,7 +95,7 @@ void attention_core(Pass& p, const Dims& x, const Runtime& r, const Pricer& pric
     const auto kv = std::min(heads, whole(x.kv_heads)), dim = whole((x.qk_dim + x.v_dim) / 2);
     const double t = gradient ? price.seconds(AttentionGrad{batch, seq, heads, kv, dim, true, DType::bf16})
                               : price.seconds(Attention{batch, seq, heads, kv, dim, true, DType::bf16});
-    p.cost.attention += t / x.cp / r.attention_rate;
+    p.cost.attention += t / x.cp / (r.attention_rate * (r.fa2 ? price.cluster.device.fa2_rate : 1));
     return;
   }
   const double queries = x.micro_batch * x.heads * x.seq, s = x.full_seq;

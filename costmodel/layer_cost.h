@@ -29,6 +29,7 @@ Dims dims_of(const ModelConfig&, const Workload&, const Strategy&, const Runtime
 // One pass over one layer for one micro-batch.
 struct PassCost {
   double gemm = 0, attention = 0, pointwise = 0, kernels = 0;
+  double collectives = 0;       // calls
   double weight_gradients = 0;  // the part of gemm that no other stage waits for
   Cost comm;                    // tp, cp and ep, not yet hidden
   double compute() const { return gemm + attention + pointwise; }

@@ -21,10 +21,13 @@ enum class ContextParallel : std::uint8_t { ring, all_gather, all_to_all };
 struct Runtime {
   std::string name = "llmplan";
   std::string title;
+  std::string base;                 // the runtime that this one is derived from: it differs in what its file states
+  std::string like;                 // one whose constants stand in for those that nobody measured here
   bool lowered = false;             // llmplan itself: its program is priced op by op where it can be lowered
 
   // ---- Kernels
-  double attention_rate = 1;        // speed of its flash attention, × the device's best kernels
+  bool fa2 = false;                 // its flash attention is FlashAttention-2, not kernels made for the device
+  double attention_rate = 1;        // speed of its flash attention, × such kernels
   double pointwise = 1;             // traffic of norms, activations, residuals and casts, × that of fused kernels
   double score_bytes_forward = 9;   // unfused attention: bytes moved per score beside its two GEMMs
   double score_bytes_backward = 11;
@@ -33,6 +36,7 @@ struct Runtime {
   double kernels_forward = 12;      // kernels of one layer, one pass
   double kernels_backward = 24;
   Seconds dispatch{};               // host time per kernel; a pass takes at least its kernels' dispatch
+  Seconds collective_dispatch{};    // host time per collective inside a layer, beside its kernel's
   Seconds micro_batch_overhead{};   // host time per micro-batch and stage
   Seconds step_overhead{};          // host time per step
   double optimizer_traffic = 1;     // × the bytes that the update must move

@@ -24,7 +24,7 @@ double exposed(double comm, double overlap, double compute) {
 PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double gather, double hop) {
   const Runtime& r = c.runtime;
   PassTime t;
-  double tp = 0, cp = 0, ep = 0, kernels = 0, attention = 0;
+  double tp = 0, cp = 0, ep = 0, kernels = 0, collectives = 0, attention = 0;
   const auto add = [&](const PassCost& p, double n) {
     t.compute += n * p.compute();
     t.weight_gradients += n * p.weight_gradients;
@@ -33,6 +33,7 @@ PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double g
     cp += n * p.comm.seconds(Axis::cp);
     ep += n * p.comm.seconds(Axis::ep);
     kernels += n * p.kernels;
+    collectives += n * p.collectives;
   };
   const double share = c.recomputed_share(s);
   if (!backward) {
@@ -66,7 +67,7 @@ PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double g
   t.cp = exposed(cp, r.cp_overlap, attention);
   t.ep = ep * (1 - r.ep_overlap);
   t.pp = hop * (1 - r.pp_overlap);
-  const double host = kernels * r.dispatch.value + r.micro_batch_overhead.value / 2;
+  const double host = kernels * r.dispatch.value + collectives * r.collective_dispatch.value + r.micro_batch_overhead.value / 2;
   t.host = std::max(0.0, host - t.compute - t.tp - t.cp - t.ep);
   t.dp = exposed(gather, r.gather_overlap, t.compute + t.host);  // the wire is free while the host dawdles
   return t;

@@ -25,6 +25,7 @@ const std::vector<ProfileField<Device>>& device_fields() {
       {"memory_bandwidth", &Device::memory_bandwidth},
       {"gemm_efficiency", &Device::gemm_efficiency},
       {"attention_efficiency", &Device::attention_efficiency},
+      {"fa2_rate", &Device::fa2_rate},
       {"memory_efficiency", &Device::memory_efficiency},
       {"launch", &Device::launch},
       {"sms", &Device::sms},

@@ -19,7 +19,9 @@ const std::vector<RuntimeField>& runtime_fields() {
   static const std::vector<RuntimeField> fields = {
       {"name", &R::name},
       {"title", &R::title},
+      {"like", &R::like},
       {"lowered", &R::lowered},
+      {"fa2", &R::fa2},
       {"attention_rate", &R::attention_rate},
       {"pointwise", &R::pointwise},
       {"score_bytes_forward", &R::score_bytes_forward},
@@ -29,6 +31,7 @@ const std::vector<RuntimeField>& runtime_fields() {
       {"kernels_forward", &R::kernels_forward},
       {"kernels_backward", &R::kernels_backward},
       {"dispatch", &R::dispatch},
+      {"collective_dispatch", &R::collective_dispatch},
       {"micro_batch_overhead", &R::micro_batch_overhead},
       {"step_overhead", &R::step_overhead},
       {"optimizer_traffic", &R::optimizer_traffic},
@@ -118,6 +121,7 @@ Runtime read_node(const Node& root, int depth) {
     const std::string file = runtime_path(name);
     r = read_node(parse_yaml(read_profile_file(file), file), depth + 1);
     r.lowered = false;
+    r.base = r.like = name;
   }
   if (!root.find("source") || read_text(*root.find("source"), "source").empty())
     fail(root, "E0114", "a runtime's constants have no source", "add a line `source: where they come from`");
