@@ -22,12 +22,15 @@ Why need(const std::optional<T>& cell, const char* column) {
   return cell ? "" : std::string("'") + column + "' is blank";
 }
 
-// A built-in model with the row's widths; layers may differ, since shortened models are measured too.
+// A built-in model with the row's widths; layers may differ, since shortened models are measured too. Experts
+// may be left blank where the strategy says that there are some.
 const ModelConfig* same_shape(const Case& c, const BlankCells& blank, const std::vector<ModelConfig>& models) {
+  const bool unsaid = !c.n_experts && c.ep.value_or(1) > 1;
   for (const ModelConfig& m : models) {
-    const bool experts = c.n_experts.value_or(0) == m.num_experts &&
-                         (m.num_experts == 0 || c.moe_ffn.value_or(m.moe_intermediate_size) == m.moe_intermediate_size);
-    const bool ffn = !c.ffn || *c.ffn == m.intermediate_size || (m.num_experts > 0 && *c.ffn == m.moe_intermediate_size);
+    const bool moe = m.num_experts > 0;
+    const bool experts = (unsaid ? moe : c.n_experts.value_or(0) == m.num_experts) &&
+                         (!moe || c.moe_ffn.value_or(m.moe_intermediate_size) == m.moe_intermediate_size);
+    const bool ffn = !c.ffn || *c.ffn == m.intermediate_size || (moe && *c.ffn == m.moe_intermediate_size);
     if (experts && ffn && *c.hidden == m.hidden_size && *c.heads == m.num_attention_heads &&
         (m.kv_lora_rank > 0) == (c.mla.value_or(0) > 0) &&
         (m.kv_lora_rank > 0 || c.kv_heads.value_or(*c.heads) == m.num_key_value_heads) &&
@@ -86,12 +89,14 @@ Why build_model(const Case& c, const BlankCells& blank, const std::vector<ModelC
   m.max_position_embeddings = std::max(m.max_position_embeddings, *c.seq);
   if (c.tied) m.tie_word_embeddings = *c.tied != 0;
   if (c.n_experts.value_or(0) > 0) {
-    if (const Why why = need(c.top_k, "top_k"); !why.empty()) return why;
+    if (!c.top_k && !known) return "'top_k' is blank";
     m.num_experts = *c.n_experts;
-    m.num_experts_per_tok = *c.top_k;
-    m.moe_intermediate_size = c.moe_ffn.value_or(m.intermediate_size);
+    m.num_experts_per_tok = c.top_k.value_or(m.num_experts_per_tok);
+    m.moe_intermediate_size = c.moe_ffn.value_or(known ? m.moe_intermediate_size : m.intermediate_size);
     if (c.shared_experts) m.shared_expert_intermediate_size = *c.shared_experts * m.moe_intermediate_size;
     if (c.dense_layers) m.first_k_dense_replace = *c.dense_layers;
+  } else if (m.num_experts == 0 && c.ep.value_or(1) > 1) {
+    return "ep is " + std::to_string(*c.ep) + ", but 'n_experts' is blank, and no built-in model of experts has these widths";
   }
   try {
     check(m);
@@ -102,16 +107,21 @@ Why build_model(const Case& c, const BlankCells& blank, const std::vector<ModelC
 }
 
 Why build_workload(const Case& c, const BlankCells& blank, Workload& w) {
+  if (*c.seq < 1) return "'seq' is 0";
   w.seq = *c.seq;
   w.runtime = c.runtime;
   const std::string precision = c.precision.empty() ? blank.precision : lower(c.precision);
-  if (precision == "bf16") w.precision = DType::bf16;
-  else if (precision == "fp16") w.precision = DType::fp16;
-  else if (precision == "fp32" || precision == "tf32") w.precision = DType::fp32;
-  else if (precision == "fp8" || precision == "mxfp8") w.precision = DType::fp8_e4m3;
+  const auto says = [&](std::initializer_list<const char*> words) {
+    return std::ranges::any_of(words, [&](const char* word) { return contains(precision, word); });
+  };
+  if (says({"fp4"})) return "precision '" + precision + "' is not modelled";
+  if (says({"fp8", "float8"})) w.precision = DType::fp8_e4m3;  // whatever its scaling: per tensor, per block, mx
+  else if (says({"bf16", "bfloat16"})) w.precision = DType::bf16;
+  else if (says({"fp16", "float16", "half"})) w.precision = DType::fp16;
+  else if (says({"fp32", "float32", "tf32"})) w.precision = DType::fp32;
   else return precision.empty() ? "'precision' is blank" : "precision '" + precision + "' is not modelled";
   const std::string optimizer = lower(c.optimizer);
-  if (contains(optimizer, "8bit") || contains(optimizer, "8-bit")) w.optimizer.kind = OptimizerKind::adamw_8bit;
+  if (contains(optimizer, "8bit") || contains(optimizer, "8-bit") || contains(optimizer, "adam8")) w.optimizer.kind = OptimizerKind::adamw_8bit;
   else if (contains(optimizer, "adafactor")) w.optimizer.kind = OptimizerKind::adafactor;
   else if (contains(optimizer, "adam") || optimizer.empty()) w.optimizer.kind = OptimizerKind::adamw;
   else if (contains(optimizer, "lion")) w.optimizer.kind = OptimizerKind::lion;
@@ -120,22 +130,48 @@ Why build_workload(const Case& c, const BlankCells& blank, Workload& w) {
   return "";
 }
 
+// none, selective, full, or full for some layers of each stage: "8", "8 layers", "full 8".
+Why build_recompute(const std::string& text, Strategy& s) {
+  const std::size_t digit = text.find_first_of("0123456789");
+  const std::size_t end = digit == std::string::npos ? digit : text.find_first_not_of("0123456789", digit);
+  const bool bare = digit == 0 && end == std::string::npos;
+  if (text == "none" || text == "no" || text == "off" || text == "false" || text == "0") s.recompute = Recompute::none;
+  else if (contains(text, "selective")) s.recompute = Recompute::selective;
+  else if (text == "full" || text == "all" || text == "true" || text == "on") s.recompute = Recompute::full;
+  else if ((bare || (digit != std::string::npos && (contains(text, "layer") || contains(text, "full")))) && text.size() < 40) {
+    s.recompute = Recompute::full;
+    s.recompute_layers = std::stoll(text.substr(digit, std::min(end, digit + 9) - digit));
+  } else {
+    return text.empty() ? "'recompute' is blank" : "recompute '" + text + "' is not modelled";
+  }
+  return "";
+}
+
+// "1F1B", "Interleaved1F1B", "afab" and "zero_bubble_h1" are what other tools call them.
+Why build_schedule(const std::string& text, Strategy& s) {
+  std::string word;
+  for (const char c : text)
+    if (c != '-' && c != '_' && c != ' ') word += c;
+  if (word == "gpipe" || word == "afab" || word == "allforwardallbackward") s.schedule = Schedule::gpipe;
+  else if (word == "zbh1" || word == "zerobubble" || word == "zerobubbleh1" || word == "interleavedzerobubble") s.schedule = Schedule::zb_h1;
+  else if (word.empty() || word == "none" || word == "1f1b" || word == "interleaved" || word == "interleaved1f1b" ||
+           word == "1f1binterleaved" || word == "vpp")
+    s.schedule = s.vpp > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
+  else return "schedule '" + text + "' is not modelled";
+  return "";
+}
+
 Why build_methods(const Case& c, const BlankCells& blank, Strategy& s) {
-  const std::string recompute = c.recompute.empty() ? blank.recompute : lower(c.recompute);
-  if (recompute == "none") s.recompute = Recompute::none;
-  else if (recompute == "selective") s.recompute = Recompute::selective;
-  else if (recompute == "full") s.recompute = Recompute::full;
-  else return recompute.empty() ? "'recompute' is blank" : "recompute '" + recompute + "' is not modelled";
+  if (const Why why = build_recompute(c.recompute.empty() ? blank.recompute : lower(c.recompute), s); !why.empty()) return why;
+  if (const Why why = build_schedule(lower(c.schedule), s); !why.empty()) return why;
   const std::string attention = c.attention.empty() ? blank.attention : lower(c.attention);
-  if (attention == "unfused") s.attention = AttentionKernel::unfused;
-  else if (attention == "flash" || attention == "cudnn" || attention == "memory_efficient") s.attention = AttentionKernel::flash;
+  const auto says = [&](std::initializer_list<const char*> words) {
+    return std::ranges::any_of(words, [&](const char* word) { return contains(attention, word); });
+  };
+  if (says({"unfused", "eager", "naive", "math"})) s.attention = AttentionKernel::unfused;
+  else if (says({"flash", "cudnn", "memory_efficient", "memory-efficient", "xformers", "fa2", "fa3", "sdpa", "fused"}))
+    s.attention = AttentionKernel::flash;
   else return attention.empty() ? "'attention' is blank" : "attention '" + attention + "' is not modelled";
-  const std::string schedule = lower(c.schedule);
-  if (schedule == "gpipe") s.schedule = Schedule::gpipe;
-  else if (schedule == "zb-h1" || schedule == "zb_h1") s.schedule = Schedule::zb_h1;
-  else if (schedule == "interleaved" || (schedule.empty() && s.vpp > 1)) s.schedule = Schedule::interleaved;
-  else if (schedule == "1f1b" || schedule.empty()) s.schedule = s.vpp > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
-  else return "schedule '" + c.schedule + "' is not modelled";
   const std::string offload = lower(c.offload);
   s.offload.optimizer = contains(offload, "optim");
   s.offload.gradients = contains(offload, "grad");
@@ -239,19 +275,44 @@ std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::i
   return BytesPerSecond{rate * scale / (each ? 1.0 : static_cast<double>(std::max<std::int64_t>(1, devices_per_node)))};
 }
 
+// The profile that a row's attention or notes ask for, such as compile=0; else the runtime's own.
+static std::string variant_of(const Case& c, const BlankCells& blank) {
+  const std::string items = "attention=" + lower(c.attention) + ";" + c.notes;
+  for (const auto& [start, profile] : blank.variants)
+    for (std::string_view rest = items; !rest.empty();) {
+      const std::string_view item = rest.substr(0, rest.find(';'));
+      rest.remove_prefix(std::min(rest.size(), item.size() + 1));
+      const std::size_t from = item.find_first_not_of(' ');
+      if (from != std::string_view::npos && item.substr(from).starts_with(start)) return profile;
+    }
+  return c.runtime;
+}
+
 std::variant<Estimate, Infeasible> estimate(const Setup& s) {
   return estimate(s.model, s.cluster, s.workload, s.strategy, s.runtime);
 }
 
-std::variant<Setup, std::string> set_up(const Case& c, const ValidationData& data) {
+const std::string& resolve(const std::string& name, const std::map<std::string, std::string>& aliases) {
+  std::string key;
+  for (const char c : lower(name)) key += c == '_' || c == ' ' ? '-' : c;
+  if (key.starts_with("nvidia-")) key.erase(0, 7);
+  const auto found = aliases.find(key);
+  return found == aliases.end() ? name : found->second;
+}
+
+std::variant<Setup, std::string> set_up(const Case& row, const ValidationData& data) {
+  if (!row.problem.empty()) return "line " + std::to_string(row.line) + ": " + row.problem;
+  Case c = row;
+  c.runtime = resolve(row.runtime, data.runtime_aliases);
+  c.device = resolve(row.device, data.device_aliases);
   Setup s;
+  const auto found = data.blank_cells.find(c.runtime);
+  const BlankCells blank = found == data.blank_cells.end() ? BlankCells{} : found->second;
   try {
-    s.runtime = data.runtime(c.runtime);
+    s.runtime = data.runtime(variant_of(c, blank));
   } catch (const Error& e) {
     return e.message;
   }
-  const auto found = data.blank_cells.find(c.runtime);
-  const BlankCells blank = found == data.blank_cells.end() ? BlankCells{} : found->second;
   if (Why why = build_model(c, blank, data.models, s.model); !why.empty()) return why;
   if (Why why = build_workload(c, blank, s.workload); !why.empty()) return why;
   if (Why why = build_strategy(c, blank, s.strategy); !why.empty()) return why;

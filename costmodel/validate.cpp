@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "costmodel/ranking.h"
+
 namespace llmplan {
 namespace {
 
@@ -28,15 +30,19 @@ std::variant<FlopsConvention, std::string> convention(const Case& c, const Blank
 
 // torchtitan and nanotron print GiB under the label GB.
 std::variant<double, std::string> measured_bytes(const Case& c) {
-  const std::string kind = lower(c.memory_kind), unit = lower(c.memory_unit);
+  const std::string kind = lower(c.memory_kind);
+  std::string unit = lower(c.memory_unit);
+  std::erase(unit, ' ');
+  if (unit.ends_with("ib?")) unit.pop_back();
   if (contains(kind, "analytical")) return "the memory is calculated, not measured";
   if (contains(kind, "pct") || unit == "%") return "the memory is a percentage";
   double scale = 0;
-  if (unit == "gib" || unit == "gb(label)" || unit == "gb?") scale = 1024.0 * 1024 * 1024;
+  if (unit == "gib" || unit == "gb(label)" || unit == "gb?" || unit == "g") scale = 1024.0 * 1024 * 1024;
   else if (unit == "gb") scale = 1e9;
-  else if (unit == "mib") scale = 1024.0 * 1024;
+  else if (unit == "mib" || unit == "mb(label)" || unit == "mb?") scale = 1024.0 * 1024;
   else if (unit == "mb") scale = 1e6;
-  else if (unit == "bytes" || unit == "b") scale = 1;
+  else if (unit == "kib") scale = 1024;
+  else if (unit == "bytes" || unit == "byte" || unit == "b") scale = 1;
   else return unit.empty() ? "'memory_unit' is blank" : "unknown memory_unit '" + c.memory_unit + "'";
   return *c.peak_memory * scale;
 }
@@ -59,7 +65,7 @@ std::variant<double, std::string> measured_step(const Case& c, const ValidationD
     return tokens / (*c.tokens_per_s_per_device * devices);
   }
   if (!c.tflops_per_device && !c.mfu) return "no time is measured";
-  const auto blank = data.blank_cells.find(c.runtime);
+  const auto blank = data.blank_cells.find(resolve(c.runtime, data.runtime_aliases));
   auto count = convention(c, blank == data.blank_cells.end() ? BlankCells{} : blank->second);
   if (const auto* why = std::get_if<std::string>(&count)) return *why;
   auto& counted = std::get<FlopsConvention>(count);
@@ -97,7 +103,7 @@ Flops counted_flops(FlopsConvention convention, const ModelConfig& m, const Work
 }
 
 std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
-  Comparison base{c.id, c.source, c.runtime, c.device, "", 0, 0, 0, false, true, ""};
+  Comparison base{c.id, c.source, c.runtime, c.device, "", 0, 0, 0, false, true, "", problem_of(c), strategy_of(c)};
   base.headline = c.quality != "suspect" && c.quality != "memory";
   std::vector<Comparison> out;
   const auto add = [&](const char* metric, double measured, double predicted, double error) {
@@ -115,7 +121,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   const bool has_time = c.step_time_s || c.tokens_per_s_per_device || c.tflops_per_device || c.mfu;
   const bool wants_time = has_time || !failed(c);
   const auto setup = set_up(c, data);
-  std::string why;
+  std::string why;  // set_up's, or estimate's
   if (const auto* reason = std::get_if<std::string>(&setup)) why = *reason;
   const Estimate* e = nullptr;
   std::variant<Estimate, Infeasible> result;
@@ -149,13 +155,14 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   return out;
 }
 
+const std::string& group_of(const Comparison& c, const std::string& by) {
+  return by == "runtime" ? c.runtime : by == "device" ? c.device : c.source;
+}
+
 std::vector<Summary> summarize(const std::vector<Comparison>& comparisons, const std::string& by) {
-  const auto group_of = [&](const Comparison& c) {
-    return by == "runtime" ? c.runtime : by == "device" ? c.device : c.source;
-  };
   std::vector<std::string> groups;
   for (const Comparison& c : comparisons)
-    if (std::ranges::find(groups, group_of(c)) == groups.end()) groups.push_back(group_of(c));
+    if (std::ranges::find(groups, group_of(c, by)) == groups.end()) groups.push_back(group_of(c, by));
 
   std::vector<Summary> out;
   const auto add = [&](const std::string& name, bool all, const std::string& metric) {
@@ -163,7 +170,7 @@ std::vector<Summary> summarize(const std::vector<Comparison>& comparisons, const
     s.group = name, s.metric = metric;
     std::vector<double> errors;
     for (const Comparison& c : comparisons) {
-      if (c.metric != metric || !(all || group_of(c) == name)) continue;
+      if (c.metric != metric || !(all || group_of(c, by) == name)) continue;
       if (c.skipped) ++s.skipped;
       else if (!c.headline) ++s.left_out;
       else errors.push_back(std::abs(c.error)), s.bias += c.error;

@@ -19,6 +19,7 @@ namespace llmplan {
 struct Case {
   std::string file;
   int line = 0;
+  std::string problem;  // why the row could not be read; empty: it could
   std::string id, source, runtime, device, model;
   std::optional<std::int64_t> layers, hidden, heads, kv_heads, head_dim, ffn;
   std::string mlp;
@@ -72,6 +73,9 @@ struct BlankCells {
   bool no_accumulation = false;    // one micro-batch per step where pp = 1: either batch size gives the other
   std::optional<std::int64_t> pipeline_micro_batch;  // where pp > 1
   FlopsConvention flops = FlopsConvention::model_full;
+  // What an item of the notes (they are separated by ';') begins with, or attention=CELL, and the profile of the
+  // software that ran so.
+  std::vector<std::pair<std::string, std::string>> variants;
 };
 
 // What predictions need beside the rows. Functions, because reading profiles is not this layer's work.
@@ -80,6 +84,7 @@ struct ValidationData {
   std::function<Cluster(const std::string& device, std::int64_t nodes, std::int64_t devices_per_node)> cluster;
   std::function<Runtime(const std::string& runtime)> runtime;  // throws Error for an unknown one
   std::map<std::string, BlankCells> blank_cells;               // by runtime
+  std::map<std::string, std::string> device_aliases, runtime_aliases;  // other names of profiles; see resolve
   std::vector<ModelConfig> models;  // complete what the columns cannot say (MLA's ranks, norms, tied heads)
 };
 
@@ -91,6 +96,8 @@ struct Setup {
   Runtime runtime;
 };
 std::variant<Estimate, Infeasible> estimate(const Setup&);
+// The profile that a row's word for a device or a runtime means, or the word itself.
+const std::string& resolve(const std::string& name, const std::map<std::string, std::string>& aliases);
 // The inputs of estimate(), or why there are none.
 std::variant<Setup, std::string> set_up(const Case&, const ValidationData&);
 // BytesPerSecond per device and direction from the source's own words, e.g. "8x200Gb/s HDR IB" per node.
@@ -105,8 +112,10 @@ struct Comparison {
   double measured = 0, predicted = 0, error = 0;  // error: predicted/measured − 1; of oom: predicted − measured
   bool skipped = false, headline = true;          // headline: counts in summaries
   std::string reason;                             // why skipped
+  std::string problem, strategy;                  // rows that differ in strategy only share the problem; ranking.h
 };
 std::vector<Comparison> compare(const Case&, const ValidationData&);
+const std::string& group_of(const Comparison&, const std::string& by);  // "source", "runtime" or "device"
 
 struct Summary {
   std::string group, metric;

@@ -1,6 +1,7 @@
 #include "costmodel/profiles/case_file.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <functional>
@@ -16,16 +17,23 @@ namespace {
 struct Record {
   int line = 0;
   std::vector<std::string> cells;
+  std::string problem;  // why its cells cannot be told apart
 };
 
 Location at(const std::string& file, int line) { return {file, line, 0, "", 1}; }
+
+std::string trimmed(const std::string& text) {
+  const auto first = text.find_first_not_of(" \t");
+  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(" \t") - first + 1);
+}
 
 std::vector<Record> split(const std::string& text, const std::string& file) {
   std::vector<Record> records;
   std::size_t i = text.starts_with("\xef\xbb\xbf") ? 3 : 0;  // a byte order mark, as spreadsheets write it
   int line = 1;
+  const auto ends_cell = [&] { return i >= text.size() || text[i] == ',' || text[i] == '\n' || text[i] == '\r'; };
   while (i < text.size()) {
-    Record record{line, {}};
+    Record record{line, {}, ""};
     for (bool more = true; more;) {
       std::string cell;
       if (i < text.size() && text[i] == '"') {
@@ -39,21 +47,16 @@ std::vector<Record> split(const std::string& text, const std::string& file) {
           cell += text[i];
         }
         ++i;
-        if (i < text.size() && text[i] != ',' && text[i] != '\n' && text[i] != '\r')
-          throw Error("E0130", Exit::usage, "text after the closing quote of a cell",
-                      "write a quote inside a quoted cell twice: \"\"", at(file, line));
-      } else {
-        while (i < text.size() && text[i] != ',' && text[i] != '\n' && text[i] != '\r') cell += text[i++];
+        if (!ends_cell()) record.problem = "text after the closing quote of a cell; a quote inside one is written twice";
       }
-      const auto first = cell.find_first_not_of(" \t");
-      record.cells.push_back(first == std::string::npos
-                                 ? ""
-                                 : cell.substr(first, cell.find_last_not_of(" \t") - first + 1));
+      while (!ends_cell()) cell += text[i++];
+      record.cells.push_back(trimmed(cell));
       more = i < text.size() && text[i] == ',';
       if (more) ++i;
     }
     if (i < text.size() && text[i] == '\r') ++i;
-    if (i < text.size() && text[i] == '\n') ++i, ++line;
+    if (i < text.size() && text[i] == '\n') ++i;
+    ++line;
     if (record.cells.size() > 1 || !record.cells[0].empty()) records.push_back(std::move(record));  // not empty lines
   }
   return records;
@@ -62,7 +65,30 @@ std::vector<Record> split(const std::string& text, const std::string& file) {
 // The setter of one column; false if the text is not of the column's type.
 using Setter = std::function<bool(Case&, const std::string&)>;
 
-bool parse(const std::string& text, double& value) {
+std::string lower_case(std::string s) {
+  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return s;
+}
+
+// How tables write that there is no number.
+bool is_blank(const std::string& text) {
+  static const std::string words[] = {"", "-", "n/a", "na", "nan", "none", "null", "?", "unknown"};
+  return std::ranges::find(words, lower_case(text)) != std::end(words);
+}
+
+// 1,536 and 1_536: groups of three digits.
+bool is_grouped(const std::string& text) {
+  const std::size_t first = text.find_first_of(",_");
+  if (first == std::string::npos || first == 0 || first > 3) return false;
+  for (std::size_t k = 0; k < text.size(); ++k) {
+    const bool separator = k >= first && (k - first) % 4 == 0;
+    if (separator != (text[k] == ',' || text[k] == '_') || (!separator && (text[k] < '0' || text[k] > '9'))) return false;
+  }
+  return (text.size() - first) % 4 == 0;
+}
+
+bool parse(std::string text, double& value) {
+  if (is_grouped(text)) std::erase_if(text, [](char c) { return c == ',' || c == '_'; });
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc{} && end == text.data() + text.size() && std::isfinite(value) && value >= 0;
 }
@@ -73,13 +99,15 @@ bool set(std::string& to, const std::string& text) {
 }
 bool set(std::optional<double>& to, const std::string& text) {
   double value = 0;
+  if (is_blank(text)) return true;
   if (!parse(text, value)) return false;
   to = value;
   return true;
 }
 bool set(std::optional<std::int64_t>& to, const std::string& text) {
-  if (text == "true" || text == "True") return to = 1, true;
-  if (text == "false" || text == "False") return to = 0, true;
+  if (is_blank(text)) return true;
+  if (lower_case(text) == "true") return to = 1, true;
+  if (lower_case(text) == "false") return to = 0, true;
   double value = 0;  // spreadsheets write 8 as 8.0
   if (!parse(text, value) || value != std::floor(value) || value > 9e15) return false;
   to = static_cast<std::int64_t>(value);
@@ -103,58 +131,79 @@ Setter setter_of(const std::string& column) {
   };
 }
 
-bool names_a_run(const Record& header) {
-  const auto has = [&](const char* name) { return std::ranges::find(header.cells, name) != header.cells.end(); };
-  return has("runtime") && has("device") && has("n_devices");
+// A table of something else shares at most a column or two with ours, such as a source.
+bool names_a_run(const Record& header, const std::vector<std::string>& known) {
+  std::int64_t columns = 0;
+  for (const std::string& name : header.cells)
+    columns += std::ranges::find(known, name) != known.end() && name != "id" && name != "source" && name != "model" && name != "notes";
+  return columns >= 3;
+}
+
+// "75 GB" in the column of numbers whose unit has a column of its own.
+void split_off_unit(std::string& memory, std::string& unit) {
+  const std::size_t letters = memory.find_first_not_of("0123456789.,_ ");
+  if (letters == std::string::npos || letters == 0) return;
+  if (unit.empty()) unit = memory.substr(letters);
+  memory = trimmed(memory.substr(0, letters));
+}
+
+Case read_row(const Record& record, const std::vector<std::string>& columns, const std::vector<Setter>& setters) {
+  Case c;
+  c.line = record.line;
+  c.problem = record.problem;
+  if (c.problem.empty() && record.cells.size() != columns.size())
+    c.problem = fmt::format("{} cells, but {} columns; a cell that holds a comma must be quoted", record.cells.size(), columns.size());
+  // What can be read is, so that a bad row still tells whose it is.
+  for (std::size_t k = 0; k < std::min(columns.size(), record.cells.size()); ++k) {
+    std::string text = record.cells[k];
+    if (columns[k] == "peak_memory") split_off_unit(text, c.memory_unit);
+    if (!text.empty() && setters[k] && !setters[k](c, text) && c.problem.empty())
+      c.problem = fmt::format("'{}' in column '{}' is not a number that makes sense there", record.cells[k], columns[k]);
+  }
+  return c;
 }
 
 }  // namespace
 
-std::vector<Case> parse_cases(const std::string& text, const std::string& file) {
-  const std::vector<Record> records = split(text, file);
-  if (records.empty() || !names_a_run(records[0]))
-    throw Error("E0130", Exit::usage, file + " is not a case file: its first line does not name the columns",
-                "it needs at least runtime, device and n_devices; docs/validation.md lists all of them", at(file, 1));
+std::vector<Case> parse_cases(const std::string& text, const std::string& file, std::vector<std::string>* notes) {
+  std::vector<Record> records = split(text, file);
   const std::vector<std::string> known = column_names();
+  if (!records.empty())
+    for (std::string& name : records[0].cells) name = lower_case(name);
+  if (records.empty() || !names_a_run(records[0], known))
+    throw Error("E0130", Exit::usage, file + " is not a case file: its first line does not name the columns",
+                "it needs columns such as runtime, device and n_devices; docs/validation.md lists all of them", at(file, 1));
+  const std::vector<std::string>& columns = records[0].cells;
   std::vector<Setter> setters;
-  for (std::size_t k = 0; k < records[0].cells.size(); ++k) {
-    const std::string& name = records[0].cells[k];
-    if (std::ranges::find(known, name) == known.end())
-      throw Error("E0131", Exit::usage, fmt::format("unknown column '{}'", name),
-                  did_you_mean(name, known, "docs/validation.md lists the columns"), at(file, records[0].line));
-    if (std::ranges::count(records[0].cells, name) > 1)
+  for (const std::string& name : columns) {
+    const bool ours = std::ranges::find(known, name) != known.end();
+    if (ours && std::ranges::count(columns, name) > 1)
       throw Error("E0131", Exit::usage, fmt::format("column '{}' appears twice", name), "keep one of them",
                   at(file, records[0].line));
-    setters.push_back(setter_of(name));
+    if (!ours && notes)
+      notes->push_back(fmt::format("{}: column '{}' is not known and not read; {}", file, name,
+                                   did_you_mean(name, known, "docs/validation.md lists the columns")));
+    setters.push_back(ours ? setter_of(name) : Setter{});
   }
   std::vector<Case> cases;
   for (std::size_t r = 1; r < records.size(); ++r) {
-    const Record& record = records[r];
-    if (record.cells.size() != setters.size())
-      throw Error("E0130", Exit::usage,
-                  fmt::format("{} cells, but {} columns", record.cells.size(), setters.size()),
-                  "a cell that holds a comma must be quoted", at(file, record.line));
-    Case c;
-    c.file = file;
-    c.line = record.line;
-    for (std::size_t k = 0; k < setters.size(); ++k)
-      if (!record.cells[k].empty() && !setters[k](c, record.cells[k]))
-        throw Error("E0132", Exit::usage,
-                    fmt::format("'{}' in column '{}' is not a number that makes sense there", record.cells[k],
-                                records[0].cells[k]),
-                    "leave a cell blank when the value is not known", at(file, record.line));
-    if (c.id.empty()) c.id = fmt::format("{}:{}", file.substr(file.find_last_of('/') + 1), record.line);
-    cases.push_back(std::move(c));
+    cases.push_back(read_row(records[r], columns, setters));
+    cases.back().file = file;
+    if (cases.back().id.empty()) cases.back().id = fmt::format("{}:{}", file.substr(file.find_last_of('/') + 1), records[r].line);
   }
   return cases;
 }
 
-std::vector<Case> read_cases(const std::string& path) { return parse_cases(read_profile_file(path), path); }
+std::vector<Case> read_cases(const std::string& path, std::vector<std::string>* notes) {
+  return parse_cases(read_profile_file(path), path, notes);
+}
 
 bool is_case_file(const std::string& path) {
   const std::string text = read_profile_file(path);
-  const std::vector<Record> records = split(text.substr(0, text.find('\n')), path);
-  return !records.empty() && names_a_run(records[0]);
+  std::vector<Record> records = split(text.substr(0, text.find('\n')), path);
+  if (records.empty()) return false;
+  for (std::string& name : records[0].cells) name = lower_case(name);
+  return names_a_run(records[0], column_names());
 }
 
 }  // namespace llmplan

@@ -10,10 +10,11 @@
 namespace llmplan {
 
 // RFC 4180: quotes may hold commas, quotes ("") and line breaks. The first record names the columns, in
-// any order; columns that are absent are blank everywhere. Error E0130 (not a case file, or cells
-// that do not match the header), E0131 (unknown column), E0132 (a cell that is no number), with the line.
-std::vector<Case> parse_cases(const std::string& text, const std::string& file);
-std::vector<Case> read_cases(const std::string& path);
+// any order; columns that are absent are blank everywhere, unknown ones are not read and noted. A row that
+// cannot be read says so in Case::problem and costs no other row. Error E0130 (not a case file, or a quote
+// that swallows its rest) and E0131 (a column twice), with the line.
+std::vector<Case> parse_cases(const std::string& text, const std::string& file, std::vector<std::string>* notes = nullptr);
+std::vector<Case> read_cases(const std::string& path, std::vector<std::string>* notes = nullptr);
 // Whether the first line names a run's columns; a table of something else is not worth an error among others.
 bool is_case_file(const std::string& path);
 

@@ -26,7 +26,7 @@ FlopsConvention read_convention(const Node& n) {
 
 BlankCells read_one(const Node& map, const std::string& runtime) {
   only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "accumulation",
-                  "pipeline_micro_batch", "flops", "source"},
+                  "pipeline_micro_batch", "flops", "notes", "source"},
             "the blank cells of " + runtime);
   BlankCells b;
   const auto integer = [&](const char* key, std::optional<std::int64_t>& to) {
@@ -43,6 +43,10 @@ BlankCells read_one(const Node& map, const std::string& runtime) {
     b.tuned_micro_batch = true;
   }
   if (const Node* n = map.find("accumulation")) b.no_accumulation = read_integer(*n, "accumulation", 1, 1) == 1;
+  if (const Node* n = map.find("notes")) {
+    require(*n, Node::Kind::map, "notes");
+    for (const auto& [start, profile] : n->entries) b.variants.emplace_back(start.text, read_text(profile, start.text));
+  }
   b.flops = read_convention(required(map, "flops", runtime));
   return b;
 }
@@ -61,9 +65,26 @@ std::map<std::string, BlankCells> read_blank_cells() {
   return runtimes;
 }
 
+// profile: [other names…] as other name → profile.
+static std::map<std::string, std::string> read_aliases(const Node& map) {
+  std::map<std::string, std::string> aliases;
+  require(map, Node::Kind::map, "aliases");
+  for (const auto& [profile, names] : map.entries) {
+    require(names, Node::Kind::list, profile.text);
+    for (const Node& name : names.items)
+      if (!aliases.emplace(read_text(name, "an alias"), profile.text).second) fail(name, "E0107", "'" + name.text + "' stands for two profiles", "keep one");
+  }
+  return aliases;
+}
+
 ValidationData validation_data() {
   ValidationData data;
   data.blank_cells = read_blank_cells();
+  const std::string aliases_file = data_directory() + "/costmodel/validation/aliases.yaml";
+  const Node aliases = parse_yaml(read_profile_file(aliases_file), aliases_file);
+  only_keys(aliases, {"devices", "runtimes"}, "the aliases");
+  data.device_aliases = read_aliases(required(aliases, "devices", "the aliases"));
+  data.runtime_aliases = read_aliases(required(aliases, "runtimes", "the aliases"));
   for (const std::string& name : model_names()) data.models.push_back(read_model(name));
   // Thousands of rows share a few devices.
   auto cache = std::make_shared<std::map<std::string, Cluster>>();

@@ -9,6 +9,7 @@
 #include "costmodel/fit.h"
 #include "costmodel/profiles/case_file.h"
 #include "costmodel/profiles/runtime_profile.h"
+#include "costmodel/ranking.h"
 #include "executor/file.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
@@ -30,10 +31,12 @@ std::vector<Case> read_all(const std::vector<std::string>& files) {
   for (const std::string& file : files) {
     // Folders of case files may hold tables of other things; alone, such a file is a mistake.
     if (files.size() > 1 && !is_case_file(file)) {
-      std::cerr << "note: " << file << " is not a case file (no columns runtime, device, n_devices); left out\n";
+      std::cerr << "note: " << file << " is not a case file (no columns such as runtime, device, n_devices); left out\n";
       continue;
     }
-    for (Case& c : read_cases(file)) cases.push_back(std::move(c));
+    std::vector<std::string> notes;
+    for (Case& c : read_cases(file, &notes)) cases.push_back(std::move(c));
+    for (const std::string& note : notes) std::cerr << "note: " << note << '\n';
   }
   return cases;
 }
@@ -45,7 +48,19 @@ Json value_json(const Comparison& c, double value) {
   return value;
 }
 
-Json document(const std::vector<Comparison>& comparisons, const std::vector<Summary>& summaries) {
+Json ranking_json(const std::vector<Ranking>& rankings) {
+  Json problems = Json::array(), summary = Json::array();
+  for (const Ranking& r : rankings)
+    problems.push_back({{"group", r.group}, {"problem", r.problem}, {"rows", r.rows}, {"chosen", r.chosen}, {"best", r.best},
+                        {"regret", r.regret}, {"kendall_tau", r.tau}});
+  for (const RankingSummary& s : summarize(rankings))
+    summary.push_back({{"group", s.group}, {"problems", s.problems}, {"rows", s.rows}, {"mean_regret", s.mean_regret},
+                       {"max_regret", s.max_regret}, {"best_chosen", s.best_chosen}, {"kendall_tau", s.tau}});
+  return {{"problems", problems}, {"summary", summary}};
+}
+
+Json document(const std::vector<Comparison>& comparisons, const std::vector<Summary>& summaries,
+              const std::vector<Ranking>& rankings) {
   Json cases = Json::array(), summary = Json::array();
   for (const Comparison& c : comparisons)
     cases.push_back({{"id", c.id}, {"source", c.source}, {"runtime", c.runtime}, {"device", c.device},
@@ -59,7 +74,8 @@ Json document(const std::vector<Comparison>& comparisons, const std::vector<Summ
                        {"left_out", s.left_out}, {"mape", figure(s.mape)}, {"median_ape", figure(s.median_ape)},
                        {"p90_ape", figure(s.p90_ape)}, {"max_ape", figure(s.max_ape)}, {"bias", figure(s.bias)}});
   }
-  return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary}};
+  return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary},
+          {"ranking", ranking_json(rankings)}};
 }
 
 std::string percent(double x) { return fmt::format("{:.1f} %", 100 * x); }
@@ -90,6 +106,17 @@ void print_summary(const std::vector<Summary>& summaries, const std::string& by)
     else columns.insert(columns.end(), {{"mean |error|"}, {"median"}, {"p90"}, {"max"}, {"bias"}});
     std::cout << table(columns, rows) << '\n';
   }
+}
+
+void print_ranking(const std::vector<Ranking>& rankings, const std::string& by) {
+  if (rankings.empty()) return;
+  std::vector<std::vector<std::string>> rows;
+  for (const RankingSummary& s : summarize(rankings))
+    rows.push_back({s.group, std::to_string(s.problems), std::to_string(s.rows), fmt::format("{:.2f} %", 100 * s.mean_regret),
+                    percent(s.max_regret), percent(s.best_chosen), fmt::format("{:.2f}", s.tau)});
+  std::cout << table({{fmt::format("choosing among measured strategies, by {}", by), Align::left}, {"problems"}, {"rows"},
+                      {"mean regret"}, {"max"}, {"best chosen"}, {"Kendall tau"}}, rows)
+            << '\n';
 }
 
 void print_worst(const std::vector<Comparison>& comparisons, std::int64_t n) {
@@ -193,14 +220,17 @@ Exit validate(const ValidateOptions& options, bool json) {
   for (const Case& c : cases)
     for (Comparison& comparison : compare(c, data)) comparisons.push_back(std::move(comparison));
   const std::vector<Summary> summaries = summarize(comparisons, options.by);
+  const std::vector<Ranking> ranked = rankings(comparisons, options.by);
   if (json) {
-    print_document(document(comparisons, summaries));
+    print_document(document(comparisons, summaries, ranked));
     return Exit::ok;
   }
   print_summary(summaries, options.by);
+  print_ranking(ranked, options.by);
   print_skipped(comparisons);
   if (options.worst > 0) print_worst(comparisons, options.worst);
-  std::cout << "error = predicted/measured - 1; left out: rows that their source makes doubtful, or from memory\n";
+  std::cout << "error = predicted/measured - 1; left out: rows that their source makes doubtful, or from memory\n"
+               "regret: how much slower the strategy predicted fastest ran than the fastest one, of rows that differ in strategy only\n";
   return Exit::ok;
 }
 
