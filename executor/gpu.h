@@ -34,6 +34,14 @@ class GpuRank {
   virtual void write(Space space, Bytes offset, std::span<const std::byte> in) = 0;
   // Interprets a program once; the timeline is empty unless `timed`.
   virtual Timeline run(const Execution&, bool timed) = 0;
+  virtual void cancel() noexcept = 0;  // from any thread: end run() soon
+};
+
+// What the ranks of one process have in common: one that fails ends the others, and those that share a GPU meet here.
+class GpuPeers {
+ public:
+  virtual ~GpuPeers() = default;
+  virtual void abort(const std::string& reason) noexcept = 0;
 };
 
 struct GpuRankOptions {
@@ -42,7 +50,8 @@ struct GpuRankOptions {
   const Optimizer* optimizer = nullptr;
   std::vector<const Program*> programs;  // all that will run; the first is training
   Bytes device_arena{}, host_arena{};
-  std::string nccl_id;                   // empty: a single rank
+  std::string nccl_id;                   // every rank has a GPU; empty: a single rank, or all share one
+  std::shared_ptr<GpuPeers> peers;       // of this process; needed by ranks that share a GPU
 };
 
 struct GpuApi {
@@ -50,9 +59,10 @@ struct GpuApi {
   std::vector<GpuInfo> (*devices)();     // Error E0511 with the driver's words when there is no usable one
   std::string (*versions)();             // "driver 13.0, runtime 13.0, cuBLASLt 13.1.0, NCCL 2.28.9"
   std::string (*nccl_unique_id)();
+  std::shared_ptr<GpuPeers> (*make_peers)(int tp, int dp, int pp);
   std::unique_ptr<GpuRank> (*make_rank)(const GpuRankOptions&);
 };
-inline constexpr int kGpuApi = 1;
+inline constexpr int kGpuApi = 2;
 
 struct GpuLibrary {
   const GpuApi* api = nullptr;  // null: not to be had
@@ -60,6 +70,8 @@ struct GpuLibrary {
 };
 // Loads the library once; LLMPLAN_DEVICE=cpu pretends that there is none.
 const GpuLibrary& gpu_library();
+// From now on this one stands in for the loaded library; nullptr: no longer. For tests.
+void use_gpu_library(const GpuLibrary*);
 // The usable GPUs of this machine; empty, with the reason, when there are none.
 std::vector<GpuInfo> gpus(std::string* why_not = nullptr);
 

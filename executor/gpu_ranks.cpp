@@ -1,4 +1,4 @@
-// Ranks on this machine's GPUs, one each.
+// Ranks on this machine's GPUs: one each where there are enough (NCCL), else all on the first one.
 #include <fmt/format.h>
 
 #include <thread>
@@ -17,6 +17,7 @@ class OnGpu : public Rank {
   void read(Bytes offset, std::span<std::byte> out) const override { rank_->read(Space::device, offset, out); }
   void write(Bytes offset, std::span<const std::byte> in) override { rank_->write(Space::device, offset, in); }
   Timeline run(const Execution& execution, bool timed) override { return rank_->run(execution, timed); }
+  void cancel() noexcept override { rank_->cancel(); }
 
  private:
   std::unique_ptr<GpuRank> rank_;
@@ -31,13 +32,11 @@ std::vector<std::unique_ptr<Rank>> make_gpu_ranks(const std::vector<RankOptions>
     throw Error("E0341", Exit::environment,
                 fmt::format("the plan is for {}, and there is no GPU to run on: {}", options.front().plan->cluster.name, why_not),
                 "plan for this machine's cores: llmplan tune MODEL --cluster local --precision fp32");
-  if (options.size() > devices.size())
-    throw Error("E0341", Exit::environment,
-                fmt::format("the plan has {} ranks and this machine {} GPU{}", options.size(), devices.size(),
-                            devices.size() == 1 ? "" : "s"),
-                "plan for the GPUs that are here");
   const GpuApi& api = *gpu_library().api;
-  const std::string id = options.size() > 1 ? api.nccl_unique_id() : "";
+  const bool share = options.size() > devices.size();
+  const std::string id = options.size() > 1 && !share ? api.nccl_unique_id() : "";
+  const Coordinates& grid = options.front().where;
+  const std::shared_ptr<GpuPeers> peers = api.make_peers(grid.tp_size, grid.dp_size, grid.pp_size);
   std::vector<std::unique_ptr<Rank>> ranks(options.size());
   std::vector<std::exception_ptr> errors(options.size());
   {
@@ -46,8 +45,8 @@ std::vector<std::unique_ptr<Rank>> make_gpu_ranks(const std::vector<RankOptions>
       threads.emplace_back([&, r] {
         const RankOptions& o = options[r];
         try {
-          ranks[r] = std::make_unique<OnGpu>(api.make_rank({static_cast<int>(r), o.where, &o.plan->workload.optimizer, o.programs,
-                                                            o.device_arena, o.host_arena, id}));
+          ranks[r] = std::make_unique<OnGpu>(api.make_rank({share ? 0 : static_cast<int>(r), o.where, &o.plan->workload.optimizer,
+                                                            o.programs, o.device_arena, o.host_arena, id, peers}));
         } catch (...) {
           errors[r] = std::current_exception();
         }

@@ -1,20 +1,24 @@
 #include "executor/cuda/cuda_backend.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <map>
-#include <vector>
+#include <mutex>
+#include <thread>
 
 #include "costmodel/error.h"
-#include "executor/cuda/gemm.h"
-#include "executor/cuda/launch.h"
-#include "executor/cuda/status.h"
+#include "executor/shard.h"
 
 namespace llmplan::cuda {
 namespace {
 
-constexpr std::size_t kMaxOperands = 8;
+constexpr std::size_t kMaxOperands = 16;
+constexpr auto kCompute = static_cast<std::size_t>(Stream::compute);
 
 // Parameters as the optimizer's kernels want them. Norms (tp-replicated) count once per tp group, what dp ranks
 // duplicate once per dp group, the second copy of a tied embedding never.
@@ -38,69 +42,37 @@ std::int64_t largest_slice(const Program& program) {
   return most;
 }
 
-// One allocation each, owned.
-template <class T>
-class OnDevice {
- public:
-  explicit OnDevice(std::size_t count) { check(cudaMalloc(&at_, std::max<std::size_t>(count, 1) * sizeof(T)), "backend"); }
-  ~OnDevice() { cudaFree(at_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  T* get() const { return static_cast<T*>(at_); }
-
- private:
-  void* at_ = nullptr;
-};
-template <class T>
-class Pinned {
- public:
-  explicit Pinned(std::size_t count) { check(cudaMallocHost(&at_, std::max<std::size_t>(count, 1) * sizeof(T)), "pinned"); }
-  ~Pinned() { cudaFreeHost(at_); }
-  Pinned(const Pinned&) = delete;
-  Pinned& operator=(const Pinned&) = delete;
-  T* get() const { return static_cast<T*>(at_); }
-
- private:
-  void* at_ = nullptr;
-};
-
-struct Event {
-  explicit Event(unsigned flags) { check(cudaEventCreateWithFlags(&event, flags), "event"); }
-  ~Event() { cudaEventDestroy(event); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  cudaEvent_t event = nullptr;
-};
-
 // What a program keeps from one execution to the next.
 struct Prepared {
-  std::vector<std::unique_ptr<Event>> finished;       // by InstrId; null where nobody waits
-  std::vector<std::unique_ptr<Event>> before, after;  // by InstrId, timed executions only
-  std::map<InstrId, std::unique_ptr<Pinned<std::int32_t>>> input;  // ids then targets of each Load
+  std::vector<OwnedEvent> finished;       // by InstrId; empty where nobody waits
+  std::vector<OwnedEvent> before, after;  // by InstrId, timed executions only
+  std::map<InstrId, std::unique_ptr<PinnedArray<std::int32_t>>> input;  // ids then targets of each Load
   std::array<bool, kStreams> uses{};
-  cudaGraphExec_t graph = nullptr;
+  OwnedGraph graph;
+};
 
-  ~Prepared() { if (graph) cudaGraphExecDestroy(graph); }
+struct Command {  // of a stream that has an issuing thread
+  InstrId instr;
+  bool wait;      // for the instruction, or issue it
 };
 
 }  // namespace
 
 struct CudaBackend::State {
-  int device;
+  Device& device;
   Coordinates where;
   GpuCommunicator* communicator;
   const Optimizer& optimizer;
   std::array<std::byte*, 2> base;  // by Space
-  std::array<cudaStream_t, kStreams> streams{};
-  OnDevice<std::byte> workspace{kGemmWorkspace};
-  Gemms gemms{workspace.get()};
+  std::array<OwnedStream, kStreams> streams;
   std::vector<Segment> host_segments;
-  OnDevice<Segment> device_segments;
-  OnDevice<double> partial;
-  OnDevice<AdamScalars> scalars{1};
-  Pinned<AdamScalars> host_scalars{1};
-  Event fork{cudaEventDefault};  // also the zero of the timeline
-  std::array<std::unique_ptr<Event>, kStreams> join;
+  std::int64_t partial_count;
+  DeviceArray<Segment> device_segments;
+  DeviceArray<double> partial;
+  DeviceArray<AdamScalars> scalars;
+  PinnedArray<AdamScalars> host_scalars;
+  OwnedEvent fork;  // also the zero of the timeline
+  std::array<OwnedEvent, kStreams> join;
   LaunchContext context;
 
   std::map<const Program*, Prepared> prepared;
@@ -108,13 +80,23 @@ struct CudaBackend::State {
   Prepared* current = nullptr;
   bool timed = false, capturing = false, replaying = false;
   Timeline timeline;
+  std::atomic<bool> cancelled = false;
 
-  State(int d, const Coordinates& w, GpuCommunicator* c, const Optimizer& o, const Program& program, std::byte* arena, std::byte* host)
+  // Issuing threads, while a step is issued.
+  std::array<std::vector<Command>, kStreams> commands;
+  std::vector<char> issued;  // by InstrId: its event is recorded
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::exception_ptr failure;
+
+  State(Device& d, const Coordinates& w, GpuCommunicator* c, const Optimizer& o, const Program& program, std::byte* arena,
+        std::byte* host)
       : device(d), where(w), communicator(c), optimizer(o), base{arena, host}, host_segments(segments(program, w)),
-        device_segments(host_segments.size()), partial(static_cast<std::size_t>(partial_doubles(largest_slice(program)))) {
-    check(cudaMemcpy(device_segments.get(), host_segments.data(), host_segments.size() * sizeof(Segment), cudaMemcpyHostToDevice), "segments");
-    for (auto& s : streams) check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "stream");
-    for (auto& j : join) j = std::make_unique<Event>(cudaEventDisableTiming);
+        partial_count(partial_doubles(largest_slice(program))), device_segments(d, host_segments.size()),
+        partial(d, static_cast<std::size_t>(partial_count)), scalars(d, 1), host_scalars(d, 1), fork(d, d.make_event(true)) {
+    device.transfer(device_segments.get(), host_segments.data(), host_segments.size() * sizeof(Segment));
+    for (auto& s : streams) s = OwnedStream(d, d.make_stream());
+    for (auto& j : join) j = OwnedEvent(d, d.make_event(false));
     context.where = w;
     context.optimizer = &optimizer;
     context.segments = device_segments.get();
@@ -123,12 +105,9 @@ struct CudaBackend::State {
     context.partial = partial.get();
     context.counts_loss = w.tp == 0;
   }
-  ~State() {
-    prepared.clear();
-    for (auto s : streams) if (s) cudaStreamDestroy(s);
-  }
 
-  cudaStream_t stream(Stream s) const { return streams[static_cast<std::size_t>(s)]; }
+  bool threaded() const { return communicator && !communicator->enqueues_only(); }
+  StreamHandle stream(Stream s) const { return streams[static_cast<std::size_t>(s)].get(); }
   std::byte* address(const Ref& r) const {
     auto b = static_cast<std::size_t>(r.buffer);
     return base[static_cast<std::size_t>(now.program->buffers[b].space)] + now.layout->offset[b].value + r.offset.value;
@@ -143,8 +122,9 @@ struct CudaBackend::State {
       const Instr& in = program.instrs[static_cast<std::size_t>(i)];
       p.uses[static_cast<std::size_t>(in.stream)] = true;
       for (InstrId w : in.waits)
-        if (auto& e = p.finished[static_cast<std::size_t>(w)]; !e) e = std::make_unique<Event>(cudaEventDisableTiming);
-      if (auto* load = std::get_if<Load>(&in.op)) p.input[i] = std::make_unique<Pinned<std::int32_t>>(static_cast<std::size_t>(2 * load->rows));
+        if (auto& e = p.finished[static_cast<std::size_t>(w)]; !e) e = OwnedEvent(device, device.make_event(false));
+      if (auto* load = std::get_if<Load>(&in.op))
+        p.input[i] = std::make_unique<PinnedArray<std::int32_t>>(device, static_cast<std::size_t>(2 * load->rows));
     }
     return p;
   }
@@ -167,40 +147,42 @@ struct CudaBackend::State {
 
   // All streams start after the compute stream's first node, and it ends after all of theirs: what a capture needs.
   void fork_streams() {
-    cudaStream_t compute = stream(Stream::compute);
-    check(cudaMemcpyAsync(scalars.get(), host_scalars.get(), sizeof(AdamScalars), cudaMemcpyHostToDevice, compute), "scalars");
-    check(cudaEventRecord(fork.event, compute), "fork");
+    StreamHandle compute = stream(Stream::compute);
+    device.copy(scalars.get(), host_scalars.get(), sizeof(AdamScalars), compute);
+    device.record(fork.get(), compute);
     for (std::size_t s = 0; s < kStreams; ++s)
-      if (current->uses[s] && streams[s] != compute) check(cudaStreamWaitEvent(streams[s], fork.event), "fork");
+      if (current->uses[s] && s != kCompute) device.wait(streams[s].get(), fork.get());
   }
   void join_streams() {
     for (std::size_t s = 0; s < kStreams; ++s) {
-      if (!current->uses[s] || streams[s] == stream(Stream::compute)) continue;
-      check(cudaEventRecord(join[s]->event, streams[s]), "join");
-      check(cudaStreamWaitEvent(stream(Stream::compute), join[s]->event), "join");
+      if (!current->uses[s] || s == kCompute) continue;
+      device.record(join[s].get(), streams[s].get());
+      device.wait(stream(Stream::compute), join[s].get());
     }
   }
 
-  void enqueue(const Instr& in, InstrId i, cudaStream_t s) {
-    if (std::holds_alternative<Load>(in.op)) {
+  void enqueue(const Instr& in, InstrId i, StreamHandle s) {
+    std::array<const std::byte*, kMaxOperands> read;
+    std::array<std::byte*, kMaxOperands> written;
+    for (std::size_t k = 0; k < in.reads.size(); ++k) read[k] = address(in.reads[k]);
+    for (std::size_t k = 0; k < in.writes.size(); ++k) written[k] = address(in.writes[k]);
+    std::span reads = std::span(read).first(in.reads.size());
+    std::span writes = std::span(written).first(in.writes.size());
+    if (auto* load = std::get_if<Load>(&in.op)) {
       const auto& pinned = *current->input.at(i);
-      auto rows = static_cast<std::size_t>(std::get<Load>(in.op).rows);
-      for (std::size_t k = 0; k < in.writes.size(); ++k)
-        check(cudaMemcpyAsync(address(in.writes[k]), pinned.get() + k * rows, rows * sizeof(std::int32_t), cudaMemcpyHostToDevice, s), "load");
+      auto rows = static_cast<std::size_t>(load->rows);
+      for (std::size_t k = 0; k < writes.size(); ++k)
+        device.copy(writes[k], pinned.get() + k * rows, rows * sizeof(std::int32_t), s);
     } else if (auto* gemm = std::get_if<Gemm>(&in.op)) {
-      gemms.run(*gemm, address(in.reads[0]), address(in.reads[1]), address(in.writes[0]), s);
+      device.multiply(*gemm, reads, writes, s);
     } else if (auto* collective = std::get_if<Collective>(&in.op)) {
-      peers().collective(*collective, in.reads.empty() ? nullptr : address(in.reads[0]), address(in.writes[0]), s);
+      peers().collective(*collective, reads.empty() ? nullptr : reads[0], writes[0], s);
     } else if (auto* send = std::get_if<Send>(&in.op)) {
-      peers().send(*send, address(in.reads[0]), s);
+      peers().send(*send, reads[0], s);
     } else if (auto* recv = std::get_if<Recv>(&in.op)) {
-      peers().recv(*recv, address(in.writes[0]), s);
+      peers().recv(*recv, writes[0], s);
     } else {
-      std::array<const std::byte*, kMaxOperands> reads;
-      std::array<std::byte*, kMaxOperands> writes;
-      for (std::size_t k = 0; k < in.reads.size(); ++k) reads[k] = address(in.reads[k]);
-      for (std::size_t k = 0; k < in.writes.size(); ++k) writes[k] = address(in.writes[k]);
-      cuda::launch(in.op, std::span(reads).first(in.reads.size()), std::span(writes).first(in.writes.size()), context, s);
+      device.launch(in.op, reads, writes, context, s);
     }
   }
   GpuCommunicator& peers() const {
@@ -208,107 +190,148 @@ struct CudaBackend::State {
     return *communicator;
   }
 
-  void collect_times() {
-    cudaEvent_t zero = fork.event;
-    timeline.assign(now.program->instrs.size(), Span{});
-    for (std::size_t i = 0; i < timeline.size(); ++i) {
-      float start = 0, finish = 0;
-      check(cudaEventElapsedTime(&start, zero, current->before[i]->event), "timeline");
-      check(cudaEventElapsedTime(&finish, zero, current->after[i]->event), "timeline");
-      timeline[i] = {Seconds{start * 1e-3}, Seconds{finish * 1e-3}};
+  void issue(InstrId i) {
+    auto n = static_cast<std::size_t>(i);
+    const Instr& in = now.program->instrs[n];
+    StreamHandle s = stream(in.stream);
+    if (timed) device.record(current->before[n].get(), s);
+    enqueue(in, i, s);
+    if (timed) device.record(current->after[n].get(), s);
+    if (current->finished[n]) device.record(current->finished[n].get(), s);
+  }
+  void issue_wait(Stream s, InstrId i) { device.wait(stream(s), current->finished[static_cast<std::size_t>(i)].get()); }
+
+  // Issues one stream's commands. A wait is for an event that another thread records, and must come after that.
+  void issue_stream(std::size_t s) noexcept {
+    try {
+      device.bind();
+      for (const Command& c : commands[s]) {
+        auto n = static_cast<std::size_t>(c.instr);
+        if (c.wait) {
+          {
+            std::unique_lock lock(mutex);
+            changed.wait(lock, [&] { return issued[n] || failure; });
+            if (failure) return;
+          }
+          issue_wait(static_cast<Stream>(s), c.instr);
+        } else {
+          issue(c.instr);
+          std::lock_guard lock(mutex);
+          issued[n] = true;
+          changed.notify_all();
+        }
+      }
+    } catch (const std::exception& e) {
+      fail(e.what());
+    } catch (...) {
+      fail("unknown");
     }
+  }
+  void fail(const char* reason) noexcept {
+    {
+      std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+      changed.notify_all();
+    }
+    communicator->abort(fmt::format("rank {} failed: {}", where.rank, reason));
+  }
+  void issue_all_streams() {
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t s = 0; s < kStreams; ++s)
+        if (s != kCompute && !commands[s].empty()) threads.emplace_back([this, s] { issue_stream(s); });
+      issue_stream(kCompute);
+    }
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+  }
+
+  void stop_if_cancelled() const {
+    if (cancelled)
+      throw Error("E0602", Exit::rank_lost, "stopped at once, in the middle of a step",
+                  "nothing was saved since the last checkpoint; --resume continues from there");
+  }
+  // Looks at the stream, the peers and a request to stop; sleeps in between, as another thread may need the core.
+  void wait_until_done() {
+    StreamHandle compute = stream(Stream::compute);
+    for (int looks = 0; !device.idle(compute); ++looks) {
+      stop_if_cancelled();
+      if (communicator) communicator->check();
+      if (looks > 100) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    device.synchronize(compute);  // reports what went wrong on the way
+  }
+
+  void collect_times() {
+    timeline.assign(now.program->instrs.size(), Span{});
+    for (std::size_t i = 0; i < timeline.size(); ++i)
+      timeline[i] = {device.between(fork.get(), current->before[i].get()), device.between(fork.get(), current->after[i].get())};
   }
 };
 
-CudaBackend::CudaBackend(int device, const Coordinates& where, GpuCommunicator* communicator, const Optimizer& optimizer,
-                         const Program& program, std::byte* arena, std::byte* host) {
-  check(cudaSetDevice(device), "device");
-  state_ = std::make_unique<State>(device, where, communicator, optimizer, program, arena, host);
-}
+CudaBackend::CudaBackend(Device& device, const Coordinates& where, GpuCommunicator* communicator, const Optimizer& optimizer,
+                         const Program& program, std::byte* arena, std::byte* host)
+    : state_(std::make_unique<State>(device, where, communicator, optimizer, program, arena, host)) {}
 CudaBackend::~CudaBackend() = default;
 
-void CudaBackend::tune(int device, const std::vector<const Program*>& programs) {
-  check(cudaSetDevice(device), "device");
-  std::map<std::string, Gemm> shapes;
-  for (const Program* p : programs)
-    for (const Instr& in : p->instrs)
-      if (auto* g = std::get_if<Gemm>(&in.op)) shapes.emplace(key(*g), *g);
-  std::vector<Gemm> list;
-  for (auto& [name, gemm] : shapes) list.push_back(gemm);
-  OnDevice<std::byte> workspace(kGemmWorkspace);
-  Gemms(workspace.get()).tune(list, gemm_cache_file(device));
+Bytes CudaBackend::reserve() const {
+  const State& s = *state_;
+  return Bytes{static_cast<std::int64_t>(s.host_segments.size() * sizeof(Segment) + sizeof(AdamScalars)) +
+               s.partial_count * static_cast<std::int64_t>(sizeof(double))};
 }
 
 void CudaBackend::begin(const Execution& execution, bool timed) {
   State& s = *state_;
-  check(cudaSetDevice(s.device), "device");
+  s.device.bind();
   s.now = execution;
   s.current = &s.prepare(*execution.program);
   s.timed = timed;
   s.replaying = !timed && s.current->graph;
-  s.capturing = !timed && !s.replaying;
+  s.capturing = !timed && !s.replaying && !s.threaded();
+  s.timeline.clear();
   s.stage_inputs();
+  s.stop_if_cancelled();
   if (timed && s.current->before.empty())
     for (std::size_t i = 0; i < execution.program->instrs.size(); ++i) {
-      s.current->before.push_back(std::make_unique<Event>(cudaEventDefault));
-      s.current->after.push_back(std::make_unique<Event>(cudaEventDefault));
+      s.current->before.emplace_back(s.device, s.device.make_event(true));
+      s.current->after.emplace_back(s.device, s.device.make_event(true));
     }
+  for (auto& c : s.commands) c.clear();
+  s.issued.assign(execution.program->instrs.size(), false);
   if (s.replaying) return;
-  if (s.capturing) {
-    // Algorithms are chosen before the capture: choosing may allocate.
-    std::vector<Gemm> shapes;
-    for (const Instr& in : execution.program->instrs)
-      if (auto* g = std::get_if<Gemm>(&in.op)) shapes.push_back(*g);
-    s.gemms.tune(shapes, gemm_cache_file(s.device));
-    check(cudaStreamBeginCapture(s.stream(Stream::compute), cudaStreamCaptureModeThreadLocal), "capture");
-  }
+  if (s.capturing) s.device.begin_capture(s.stream(Stream::compute));
   s.fork_streams();
+}
+
+void CudaBackend::cancel() noexcept {
+  state_->cancelled = true;
+  if (state_->threaded()) state_->communicator->abort("stopped at once");  // else nobody waits on the host
 }
 
 void CudaBackend::wait(Stream stream, InstrId i) {
   State& s = *state_;
-  if (!s.replaying) check(cudaStreamWaitEvent(s.stream(stream), s.current->finished[static_cast<std::size_t>(i)]->event), "wait");
+  if (s.replaying) return;
+  if (s.threaded()) s.commands[static_cast<std::size_t>(stream)].push_back({i, true});
+  else s.issue_wait(stream, i);
 }
 
 void CudaBackend::launch(const Program& program, InstrId i) {
   State& s = *state_;
   if (s.replaying) return;
-  auto n = static_cast<std::size_t>(i);
-  const Instr& in = program.instrs[n];
-  cudaStream_t stream = s.stream(in.stream);
-  if (s.timed) check(cudaEventRecord(s.current->before[n]->event, stream), "time");
-  s.enqueue(in, i, stream);
-  if (s.timed) check(cudaEventRecord(s.current->after[n]->event, stream), "time");
-  if (s.current->finished[n]) check(cudaEventRecord(s.current->finished[n]->event, stream), "record");
+  if (s.threaded()) s.commands[static_cast<std::size_t>(program.instrs[static_cast<std::size_t>(i)].stream)].push_back({i, false});
+  else s.issue(i);
 }
 
 void CudaBackend::synchronize() {
   State& s = *state_;
-  cudaStream_t compute = s.stream(Stream::compute);
+  StreamHandle compute = s.stream(Stream::compute);
+  if (s.threaded()) s.issue_all_streams();
   if (!s.replaying) s.join_streams();
-  if (s.capturing) {
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(compute, &graph), "capture");
-    cudaError_t status = cudaGraphInstantiate(&s.current->graph, graph, 0);
-    cudaGraphDestroy(graph);
-    check(status, "graph");
-  }
-  if (!s.timed) check(cudaGraphLaunch(s.current->graph, compute), "graph");
-  // With peers, a lost one must not leave us waiting for ever: look at both the stream and the communicator.
-  while (s.communicator) {
-    cudaError_t status = cudaStreamQuery(compute);
-    if (status != cudaErrorNotReady) break;
-    s.communicator->check();
-  }
-  check(cudaStreamSynchronize(compute), "step");
+  if (s.capturing) s.current->graph = OwnedGraph(s.device, s.device.end_capture(compute));
+  if (s.current->graph && !s.timed) s.device.launch(s.current->graph.get(), compute);
+  s.wait_until_done();
   if (s.timed) s.collect_times();
 }
 
 const Timeline& CudaBackend::timeline() const { return state_->timeline; }
-
-Bytes backend_reserve(const Program& program) {
-  return Bytes{static_cast<std::int64_t>(kGemmWorkspace + program.params.size() * sizeof(Segment) + sizeof(AdamScalars)) +
-               partial_doubles(largest_slice(program)) * static_cast<std::int64_t>(sizeof(double))};
-}
 
 }  // namespace llmplan::cuda

@@ -5,6 +5,7 @@
 
 #include "costmodel/error.h"
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/shared_gpu.h"
 
 namespace llmplan::cuda {
 namespace {
@@ -31,7 +32,8 @@ ncclDataType_t data_type(DType t) {
 // One communicator per axis, split from the world's: color groups ranks, key orders them.
 class Nccl final : public GpuCommunicator {
  public:
-  Nccl(const std::string& unique_id, const Coordinates& where) : where_(where) {
+  Nccl(const std::string& unique_id, const Coordinates& where, std::shared_ptr<SharedGpu> peers)
+      : where_(where), peers_(std::move(peers)) {
     ncclUniqueId id;
     if (unique_id.size() != sizeof id)
       throw Error("E0513", Exit::environment, "the rendezvous gave no NCCL identifier", "start all ranks with the same launcher");
@@ -53,7 +55,7 @@ class Nccl final : public GpuCommunicator {
     if (world_) ncclCommDestroy(world_);
   }
 
-  void collective(const Collective& op, const std::byte* in, std::byte* out, cudaStream_t stream) override {
+  void collective(const Collective& op, const std::byte* in, std::byte* out, StreamHandle stream) override {
     ncclComm_t comm = op.axis == Axis::world ? world_ : axes_[static_cast<std::size_t>(op.axis)];
     int ranks = 0, me = 0;
     check(ncclCommCount(comm, &ranks), "count");
@@ -82,13 +84,14 @@ class Nccl final : public GpuCommunicator {
       }
     }
   }
-  void send(const Send& op, const std::byte* x, cudaStream_t stream) override {
+  void send(const Send& op, const std::byte* x, StreamHandle stream) override {
     check(ncclSend(x, static_cast<std::size_t>(op.size.value), ncclUint8, op.stage, op.stage > where_.pp ? down_ : up_, stream), "send");
   }
-  void recv(const Recv& op, std::byte* x, cudaStream_t stream) override {
+  void recv(const Recv& op, std::byte* x, StreamHandle stream) override {
     check(ncclRecv(x, static_cast<std::size_t>(op.size.value), ncclUint8, op.stage, op.stage < where_.pp ? down_ : up_, stream), "recv");
   }
   void check() override {
+    if (peers_) peers_->check();
     for (ncclComm_t comm : {world_, down_, up_, axes_[static_cast<std::size_t>(Axis::tp)], axes_[static_cast<std::size_t>(Axis::dp)]}) {
       if (!comm) continue;
       ncclResult_t status = ncclSuccess;
@@ -96,7 +99,10 @@ class Nccl final : public GpuCommunicator {
       cuda::check(status, "asynchronous");
     }
   }
-  void abort() noexcept override {
+  bool enqueues_only() const override { return true; }
+  // Each rank ends its own communicators, in its own thread; peers learn of it from check().
+  void abort(const std::string& reason) noexcept override {
+    if (peers_) peers_->abort(reason);
     for (auto& comm : axes_) { if (comm) ncclCommAbort(comm); comm = nullptr; }
     for (ncclComm_t* comm : {&down_, &up_, &world_}) { if (*comm) ncclCommAbort(*comm); *comm = nullptr; }
   }
@@ -108,6 +114,7 @@ class Nccl final : public GpuCommunicator {
   static void check(ncclResult_t status, const char* what) { cuda::check(status, what); }
 
   Coordinates where_;
+  std::shared_ptr<SharedGpu> peers_;
   ncclComm_t world_ = nullptr, down_ = nullptr, up_ = nullptr;
   std::array<ncclComm_t, 6> axes_{};  // by Axis
 };
@@ -119,8 +126,9 @@ std::string nccl_unique_id() {
   check(ncclGetUniqueId(&id), "unique id");
   return std::string(reinterpret_cast<const char*>(&id), sizeof id);
 }
-std::unique_ptr<GpuCommunicator> nccl_communicator(const std::string& unique_id, const Coordinates& where) {
-  return std::make_unique<Nccl>(unique_id, where);
+std::unique_ptr<GpuCommunicator> nccl_communicator(const std::string& unique_id, const Coordinates& where,
+                                                   std::shared_ptr<SharedGpu> peers) {
+  return std::make_unique<Nccl>(unique_id, where, std::move(peers));
 }
 bool have_nccl() { return true; }
 std::string nccl_version() {

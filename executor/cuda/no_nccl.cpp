@@ -1,5 +1,6 @@
 #include "costmodel/error.h"
 #include "executor/cuda/communicator.h"
+#include "executor/cuda/shared_gpu.h"
 
 namespace llmplan::cuda {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 }  // namespace
 
 std::string nccl_unique_id() { missing(); }
-std::unique_ptr<GpuCommunicator> nccl_communicator(const std::string&, const Coordinates&) { missing(); }
+std::unique_ptr<GpuCommunicator> nccl_communicator(const std::string&, const Coordinates&, std::shared_ptr<SharedGpu>) { missing(); }
 bool have_nccl() { return false; }
 std::string nccl_version() { return "none"; }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Golden files: what Hugging Face transformers on PyTorch computes for two tiny Llama models.
+"""Golden files: what Hugging Face transformers on PyTorch computes for tiny Llama models.
 
-    python3 tools/golden/make_golden.py [tests/executor/golden]
+    python3 tools/golden/make_golden.py [tests/executor/golden [MODEL...]]
 
 Needs torch, transformers >= 5 and safetensors; nothing else in llmplan does. Per model it writes
 
@@ -60,6 +60,14 @@ MODELS = {
                     rope_parameters=dict(rope_type="llama3", rope_theta=20000.0, factor=8.0,
                                          low_freq_factor=1.0, high_freq_factor=4.0,
                                          original_max_position_embeddings=32))),
+    # Sizes that the GPU kernels take in every precision: rows of whole 16-byte vectors, a head size with a
+    # tensor-core kernel. The head size is not hidden_size / heads.
+    "gpu_head64": dict(
+        seq=24, seed=8, ignored=0.0,
+        config=dict(hidden_size=40, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2, head_dim=64, vocab_size=136, max_position_embeddings=64,
+                    rms_norm_eps=1e-5, tie_word_embeddings=False,
+                    rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
 }
 
 
@@ -211,8 +219,8 @@ def main():
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folder = sys.argv[1] if len(sys.argv) > 1 else os.path.join(root, "tests/executor/golden")
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        for name, recipe in MODELS.items():
-            make(name, recipe, folder)
+        for name in sys.argv[2:] or MODELS:
+            make(name, MODELS[name], folder)
 
 
 if __name__ == "__main__":

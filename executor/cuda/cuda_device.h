@@ -1,0 +1,12 @@
+// A GPU through the CUDA runtime and cuBLASLt.
+#pragma once
+
+#include <memory>
+
+#include "executor/cuda/device.h"
+
+namespace llmplan::cuda {
+
+std::unique_ptr<Device> make_cuda_device(int device);
+
+}  // namespace llmplan::cuda

@@ -1,0 +1,273 @@
+// Whole programs through the code that issues them to a GPU, and through the GPU kernels' bodies, on an emulated card
+// (emulated_device.h) that runs work late and in any order that streams and events allow.
+#include <doctest/doctest.h>
+
+#include <thread>
+
+#include "costmodel/error.h"
+#include "executor/learning_rate.h"
+#include "planner/simulate.h"
+#include "tests/executor/emulated_device.h"
+#include "tests/executor/golden.h"
+
+using namespace llmplan;
+using cuda::test::EmulatedMachine;
+
+namespace {
+
+// Under the sanitizers everything is ten times slower: a part will do there.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kStride = 4;
+#else
+constexpr std::size_t kStride = 1;
+#endif
+
+Cluster gpus_for(const Strategy& s) {
+  Cluster c = read_cluster("h100-80g-sxm");
+  c.nodes = 1;
+  c.devices_per_node = s.devices();
+  return c;
+}
+
+// Sizes that GPU kernels take: rows of whole 16-byte vectors.
+Plan gpu_plan(const Strategy& s, bool tied = false, std::int64_t layers = 2) {
+  Plan p = tiny_plan(s, tied);
+  p.model.head_dim = 8;
+  p.model.hidden_size = 32;
+  p.model.num_attention_heads = 4;
+  p.model.num_key_value_heads = 4;
+  p.model.intermediate_size = 48;
+  p.model.num_hidden_layers = layers;
+  p.workload.seq = 12;
+  p.workload.global_batch = 4;
+  p.cluster = gpus_for(s);
+  return p;
+}
+
+struct Trajectory {
+  std::vector<double> losses, norms;
+  std::map<std::string, std::vector<float>> gradients, weights;
+};
+
+Trajectory train(const Plan& plan, std::int64_t steps, bool timed = false) {
+  Ranks ranks(plan);
+  ranks.init(plan.workload.seed);
+  Trajectory t;
+  for (std::int64_t step = 1; step <= steps; ++step) {
+    StepResult r = ranks.step({step, learning_rate(plan.workload.optimizer, step, 20)}, tiny_source(step), timed);
+    t.losses.push_back(r.loss);
+    t.norms.push_back(r.grad_norm);
+    if (step == 1)
+      for (auto& tensor : ranks.tensors()) t.gradients[tensor.name] = ranks.read(State::gradients, tensor.name);
+  }
+  CHECK(ranks.first_difference() == "");
+  for (auto& tensor : ranks.tensors()) t.weights[tensor.name] = ranks.read(State::weights, tensor.name);
+  return t;
+}
+
+// The same plan on the CPU backend, one rank: it shares neither kernels nor interpreter with what is tested.
+const Trajectory& on_cpu(bool tied, std::int64_t layers) {
+  static std::map<std::pair<bool, std::int64_t>, Trajectory> known;
+  auto [at, added] = known.try_emplace({tied, layers});
+  if (added) {
+    Plan p = gpu_plan({}, tied, layers);
+    p.cluster = local_ranks();
+    at->second = train(p, 2);
+  }
+  return at->second;
+}
+
+// fp32 rounds to 6e-8; sums in another order, over up to a few hundred terms, differ by some tens of that.
+constexpr double kGradient = 2e-6, kLoss = 5e-6;
+
+void check_equal(const Trajectory& got, const Trajectory& expected) {
+  for (std::size_t k = 0; k < got.losses.size(); ++k) CHECK(std::abs(got.losses[k] / expected.losses[k] - 1) < kLoss);
+  CHECK(std::abs(got.norms[0] / expected.norms[0] - 1) < kGradient);
+  for (auto& [name, gradient] : expected.gradients) {
+    INFO(name);
+    CHECK(distance(got.gradients.at(name), gradient) < kGradient);
+  }
+}
+
+// Every kind of split and every collective, with 1, 2 and 4 ranks.
+std::vector<Strategy> strategies() {
+  std::vector<Strategy> all;
+  auto add = [&](std::int64_t tp, std::int64_t dp, std::int64_t pp, bool sp, int zero, std::int64_t mb,
+                 Schedule schedule = Schedule::one_f_one_b, Recompute recompute = Recompute::none) {
+    Strategy s;
+    s.tp = tp, s.dp = dp, s.pp = pp, s.sp = sp, s.zero = zero, s.micro_batch = mb, s.schedule = schedule, s.recompute = recompute;
+    all.push_back(s);
+  };
+  add(1, 1, 1, false, 0, 4);
+  add(1, 1, 1, false, 0, 2, Schedule::one_f_one_b, Recompute::full);
+  add(2, 1, 1, false, 0, 2);
+  add(2, 1, 1, true, 0, 2);
+  add(4, 1, 1, true, 0, 2);
+  add(1, 2, 1, false, 0, 1);
+  add(1, 2, 1, false, 1, 2);
+  add(1, 4, 1, false, 1, 1);
+  add(1, 1, 2, false, 0, 1);
+  add(1, 1, 2, false, 0, 2, Schedule::gpipe, Recompute::full);
+  add(1, 1, 4, false, 0, 1);
+  add(2, 2, 1, true, 1, 2);
+  add(2, 1, 2, true, 0, 1);
+  add(1, 2, 2, false, 1, 1);
+  return all;
+}
+
+}  // namespace
+
+TEST_SUITE("a GPU emulated on the host") {
+  TEST_CASE("losses, gradients and weights after five AdamW steps are PyTorch's") {
+    EmulatedMachine machine;
+    const Golden golden("gpu_head64");
+    Strategy one;
+    one.micro_batch = 4;
+    check_against(golden, one, gpus_for(one), false);
+    CHECK(machine.count("graph") == golden.steps);  // each step was one graph launch
+  }
+
+  TEST_CASE("every strategy with 1, 2 and 4 ranks that share the card computes what one rank of the CPU computes") {
+    const auto all = strategies();
+    for (std::size_t i = 0; i < all.size(); i += kStride) {
+      const bool tied = i % 2 == 1;
+      INFO(describe(all[i]), tied ? ", tied" : ", untied");
+      EmulatedMachine machine(static_cast<unsigned>(i + 1));
+      // The second step's loss tells whether the first one's update was right: once per kind of optimizer state.
+      const std::int64_t layers = std::max<std::int64_t>(2, all[i].pp), steps = i == 0 || all[i].zero > 0 ? 2 : 1;
+      check_equal(train(gpu_plan(all[i], tied, layers), steps), on_cpu(tied, layers));
+      CHECK(machine.count("kernel") > 0);
+      CHECK((machine.count("graph") > 0) == (all[i].devices() == 1));
+    }
+  }
+
+  TEST_CASE("the order in which the card runs work, capture and timing change no bit") {
+    Strategy s;
+    s.tp = s.pp = 2;
+    s.sp = true;
+    for (const Strategy& strategy : {Strategy{}, s}) {
+      INFO(describe(strategy));
+      std::vector<Trajectory> runs;
+      for (unsigned seed : {1u, 2u, 3u}) {
+        EmulatedMachine machine(seed);
+        runs.push_back(train(gpu_plan(strategy), strategy.devices() == 1 ? 2 : 1, seed == 3));
+      }
+      CHECK(runs[0].losses == runs[1].losses);
+      CHECK(runs[0].weights == runs[1].weights);
+      CHECK(runs[0].losses == runs[2].losses);
+      CHECK(runs[0].weights == runs[2].weights);
+    }
+  }
+
+  TEST_CASE("a timed step has a span for every instruction, in which nothing starts before what it waits for") {
+    EmulatedMachine machine;
+    Strategy s;
+    s.pp = 2;
+    const Plan plan = gpu_plan(s);
+    Ranks ranks(plan);
+    ranks.init(1);
+    ranks.step({1, 1e-3}, tiny_source(1), true);
+    for (int r = 0; r < ranks.size(); ++r) {
+      const Program& program = ranks.programs().programs[static_cast<std::size_t>(r)];
+      const Timeline& t = ranks.timeline(r);
+      REQUIRE(t.size() == program.instrs.size());
+      for (std::size_t i = 0; i < t.size(); ++i) {
+        CHECK(t[i].finish >= t[i].start);
+        for (InstrId w : program.instrs[i].waits) CHECK(t[i].start >= t[static_cast<std::size_t>(w)].finish);
+      }
+    }
+  }
+
+  TEST_CASE("the arena is what was predicted") {
+    EmulatedMachine machine;
+    Strategy s;
+    s.tp = s.dp = 2, s.zero = 1, s.sp = true;
+    Plan plan = gpu_plan(s);
+    predict(plan);
+    Ranks ranks(plan);
+    for (int r = 0; r < ranks.size(); ++r) CHECK(ranks.allocated_arena(r) == plan.prediction.arena);
+  }
+
+  TEST_CASE("a rank that fails ends the others, and its own error is the one that is told") {
+    EmulatedMachine machine;
+    for (const auto& [tp, pp] : {std::pair(2, 1), std::pair(1, 2), std::pair(2, 2)}) {
+      Strategy s;
+      s.tp = tp, s.pp = pp;
+      Ranks ranks(gpu_plan(s));
+      ranks.init(1);
+      std::atomic<int> calls = 0;
+      SampleSource source = [&](std::int64_t i, std::span<std::int32_t> ids, std::span<std::int32_t> targets) {
+        if (++calls == 2) throw Error("E0402", Exit::data, "no such sample", "none");
+        tiny_samples(1, 131, i, ids, targets);
+      };
+      try {
+        ranks.step({1, 1e-3}, source);
+        FAIL("the step ended well");
+      } catch (const Error& e) {
+        CHECK(e.code == "E0402");
+      }
+    }
+  }
+
+  TEST_CASE("a run is stopped in the middle of a step, whether ranks share the card or one has it") {
+    for (int tp : {1, 2}) {
+      EmulatedMachine machine;
+      std::atomic<int> stop = 0;
+      Strategy s;
+      s.tp = tp;
+      Ranks ranks(gpu_plan(s), &stop);
+      ranks.init(1);
+      SampleSource source = [&](std::int64_t i, std::span<std::int32_t> ids, std::span<std::int32_t> targets) {
+        stop = 2;
+        std::this_thread::sleep_for(std::chrono::milliseconds(150));  // the watch looks ten times a second
+        tiny_samples(1, 131, i, ids, targets);
+      };
+      try {
+        ranks.step({1, 1e-3}, source);
+        FAIL("the step ended well");
+      } catch (const Error& e) {
+        CHECK(e.code == "E0602");
+      }
+    }
+  }
+}
+
+TEST_SUITE("the emulated card") {
+  using namespace llmplan::cuda;
+  using namespace llmplan::cuda::test;
+
+  TEST_CASE("refuses what CUDA would refuse or silently ignore") {
+    auto device = make_emulated_device(make_emulated_card(1));
+    OwnedStream a(*device, device->make_stream()), b(*device, device->make_stream());
+    OwnedEvent e(*device, device->make_event(false));
+    CHECK_THROWS_AS(device->wait(a.get(), e.get()), std::logic_error);
+    device->begin_capture(a.get());
+    CHECK_THROWS_AS(device->allocate(16), std::logic_error);
+    CHECK_THROWS_AS(device->synchronize(a.get()), std::logic_error);
+    char x = 0, y = 1;
+    CHECK_THROWS_AS(device->copy(&x, &y, 1, b.get()), std::logic_error);  // b did not join
+    device->record(e.get(), a.get());
+    device->wait(b.get(), e.get());
+    device->copy(&x, &y, 1, b.get());
+    CHECK_THROWS_AS(device->end_capture(a.get()), std::logic_error);      // b did not come back
+  }
+
+  TEST_CASE("shows a missing wait: without it the order is not the enqueued one under some seed") {
+    for (bool waits : {true, false}) {
+      int late = 0;
+      for (unsigned seed = 1; seed <= 20; ++seed) {
+        auto device = make_emulated_device(make_emulated_card(seed));
+        OwnedStream a(*device, device->make_stream()), b(*device, device->make_stream());
+        OwnedEvent e(*device, device->make_event(false));
+        char value = 1, middle = 0, out = 0;
+        device->copy(&middle, &value, 1, a.get());
+        device->record(e.get(), a.get());
+        if (waits) device->wait(b.get(), e.get());
+        device->copy(&out, &middle, 1, b.get());
+        device->synchronize(b.get());
+        late += out != 1;
+      }
+      CHECK((late > 0) == !waits);
+    }
+  }
+}
