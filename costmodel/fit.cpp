@@ -8,6 +8,7 @@ namespace llmplan {
 namespace {
 
 struct Row {
+  std::string id;
   Setup setup;
   double measured = 0;
   std::size_t source = 0, device = 0, runtime = 0;
@@ -81,7 +82,7 @@ class Fitter {
       if (c.quality == "suspect" || c.quality == "memory") continue;
       auto setup = set_up(c, data);
       if (!std::holds_alternative<Setup>(setup)) continue;
-      Row row{std::get<Setup>(std::move(setup)), 0, 0, 0, 0};
+      Row row{c.id, std::get<Setup>(std::move(setup)), 0, 0, 0, 0};
       const auto seconds = measured_step(c, data, row.setup);
       if (!std::holds_alternative<double>(seconds) || !(std::get<double>(seconds) > 0)) continue;
       if (!std::holds_alternative<Estimate>(estimate(row.setup))) continue;
@@ -113,7 +114,7 @@ class Fitter {
         const std::vector<double> without = search(uninformed(fitted, kept), kept);
         const std::vector<double> e = errors_of(without);
         for (std::size_t i = 0; i < rows_.size(); ++i)
-          if (!kept[i]) left_out[i] = e[i];
+          if (!kept[i]) left_out[i] = e[i], out.left_out_rows.push_back({sources_[s], rows_[i].id, e[i]});
       }
     }
 

@@ -26,9 +26,15 @@ struct FitError {  // of one source, step time
   double bias_after = 0, bias_left_out = 0;
 };
 
+struct RowError {  // of one row, predicted/measured − 1
+  std::string source, id;
+  double error = 0;
+};
+
 struct Fit {
   std::vector<Constant> constants;
   std::vector<FitError> errors;           // by source, then "all"
+  std::vector<RowError> left_out_rows;    // of the fits that have not seen the row's source
   std::map<std::string, Device> devices;  // as fitted on everything
   std::map<std::string, Runtime> runtimes;
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "costmodel/estimate.h"
+#include "costmodel/flops.h"
 
 namespace llmplan {
 namespace {
@@ -74,6 +75,15 @@ StepFlops step_flops(const ModelConfig& m, const Workload& w, const Strategy& s)
   }
   total.hardware = {total.model_causal.value + tokens * again};
   return total;
+}
+
+FlopsByKind flops_by_kind(const ModelConfig& m, const Workload& w, const Strategy& s) {
+  const std::int64_t seq = sequence_length(m, w);
+  const double trained = 3 * d(w.global_batch) * d(seq);  // tokens, forward and twice as much backward
+  const ForwardFlops f = forward_flops(m, seq);
+  const StepFlops all = step_flops(m, w, s);
+  return {{trained * f.attention_linears}, {trained * f.attention_causal}, {trained * f.mlp}, {trained * f.head},
+          {all.hardware.value - all.model_causal.value}};
 }
 
 }  // namespace llmplan

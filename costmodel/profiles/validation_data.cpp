@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "costmodel/profiles/case_file.h"
+#include "costmodel/profiles/files.h"
 #include "costmodel/profiles/node.h"
 #include "costmodel/profiles/profiles.h"
 #include "costmodel/profiles/quantity.h"
@@ -86,6 +87,8 @@ ValidationData validation_data() {
   data.device_aliases = read_aliases(required(aliases, "devices", "the aliases"));
   data.runtime_aliases = read_aliases(required(aliases, "runtimes", "the aliases"));
   for (const std::string& name : model_names()) data.models.push_back(read_model(name));
+  for (const std::string& name : yaml_names("costmodel/validation/models"))  // shapes that only case files need
+    data.models.push_back(read_model(data_directory() + "/costmodel/validation/models/" + name + ".yaml"));
   // Thousands of rows share a few devices.
   auto cache = std::make_shared<std::map<std::string, Cluster>>();
   data.cluster = [cache](const std::string& device, std::int64_t nodes, std::int64_t per_node) {

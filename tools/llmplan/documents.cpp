@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "tools/llmplan/strategy_fields.h"
+#include "tools/llmplan/uncertainty.h"
 
 namespace llmplan::cli {
 namespace {
@@ -59,6 +60,7 @@ Json cluster_json(const Cluster& c) {
           {"device", c.device.name},
           {"memory", c.device.memory.value},
           {"peak_flops", peak},
+          {"price_per_hour", c.device.price_per_hour > 0 ? Json(c.device.price_per_hour) : Json(nullptr)},
           {"calibrated", !c.device.measured.empty()}};
 }
 
@@ -80,9 +82,14 @@ Json memory_json(const Memory& m) {
           {"capacity", m.capacity.value},       {"peak_stage", m.peak_stage}};
 }
 
-Json estimate_json(const Estimate& e, const Workload& w) {
+double cost_of(const Estimate& e, const Cluster& c) {
+  if (e.days < 0 || c.device.price_per_hour <= 0) return -1;
+  return e.days * 24 * static_cast<double>(e.strategy.devices()) * c.device.price_per_hour;
+}
+
+Json estimate_json(const Estimate& e, const ModelConfig& m, const Cluster& c, const Workload& w) {
   Json per_stage = Json::array();
-  for (const Memory& m : e.memory_per_stage) per_stage.push_back(memory_json(m));
+  for (const Memory& stage : e.memory_per_stage) per_stage.push_back(memory_json(stage));
   return {{"strategy", strategy_json(e.strategy, w)},
           {"name", describe(e.strategy)},
           {"fits", e.fits},
@@ -101,7 +108,13 @@ Json estimate_json(const Estimate& e, const Workload& w) {
           {"mfu", known(e.mfu)},
           {"hfu", known(e.hfu)},
           {"days", known(e.days)},
-          {"uncertainty", {{"time", known(e.uncertainty_time)}, {"memory", known(e.uncertainty_memory)}}}};
+          {"cost", known(cost_of(e, c))},
+          {"uncertainty", uncertainty_json(uncertainty_of(m, c, w, e.strategy), e)}};
+}
+
+Json flops_json(const FlopsByKind& f) {
+  return {{"attention_linears", f.attention_linears.value}, {"attention_scores", f.attention_scores.value}, {"mlp", f.mlp.value},
+          {"head", f.head.value}, {"recomputed", f.recomputed.value}};
 }
 
 Json infeasible_json(const Strategy& s, const Infeasible& why, const Workload& w) {

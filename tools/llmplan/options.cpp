@@ -1,6 +1,7 @@
 #include "tools/llmplan/options.h"
 
 #include <algorithm>
+#include <iostream>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -121,6 +122,7 @@ void add_workload(CLI::App& app, Typed& typed) {
   add(app, typed.workload, "--seq", "N", "tokens per sequence", group);
   add(app, typed.workload, "--global-batch", "N", "sequences per step", group);
   add(app, typed.workload, "--tokens", "N", "of the whole training run, such as 100B", group);
+  add(app, typed.workload, "--price", "X", "per device and hour, in any currency: the cost of --tokens", group);
   add(app, typed.workload, "--precision", "P", "fp32, fp16, bf16 or fp8", group);
   add(app, typed.workload, "--optimizer,--optim", "NAME", "adamw, lion, sgd, adamw-8bit or adafactor", group);
   add(app, typed.workload, "--runtime", "NAME", "the training software to model", group);
@@ -161,9 +163,21 @@ void add_limits(CLI::App& app, Typed& typed) {
   }
 }
 
+Workload read_workload_words(const Typed& typed, const Cluster& cluster) {
+  Workload w;
+  w.precision = cluster.device.cpu ? DType::fp32 : DType::bf16;
+  if (const std::string* text = given(typed.workload, "--precision")) w.precision = read_precision("--precision", *text);
+  if (const std::string* text = given(typed.workload, "--optimizer")) w.optimizer.kind = read_optimizer("--optimizer", *text);
+  if (const std::string* text = given(typed.workload, "--runtime")) w.runtime = *text;
+  return w;
+}
+
 Inputs read_inputs(const Typed& typed) {
+  // A checkpoint beside the config is not needed, but where it is, it ought to be the same model's.
+  for (const std::string& difference : checkpoint_differences(typed.model)) std::cerr << "note: " << typed.model << ": " << difference << '\n';
   Inputs in{.model_text = typed.model, .model = read_model(typed.model), .cluster = read_cluster(typed.cluster), .workload = {}, .strategy = {}, .runtime = {}};
   in.workload = read_workload(typed, in.model, in.cluster);
+  if (const std::string* text = given(typed.workload, "--price")) in.cluster.device.price_per_hour = read_real("--price", *text, 0, 1e6);
   if (in.workload.runtime != "llmplan") in.runtime = read_runtime(in.workload.runtime);
   if (typed.strategy.empty()) {
     if (in.workload.global_batch == 0)

@@ -36,6 +36,7 @@ struct Inputs {
   std::optional<Runtime> runtime;     // the software that is modelled, if it is not llmplan itself
 };
 Inputs read_inputs(const Typed&);
+Workload read_workload_words(const Typed&, const Cluster&);  // precision, optimizer and runtime alone: no model needed
 std::variant<Estimate, Infeasible> price(const Inputs&, const Strategy&);
 Limits read_limits(const Typed&);
 

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "costmodel/profiles/profiles.h"
+#include "tools/llmplan/documents.h"
 #include "tools/llmplan/format.h"
 #include "tools/llmplan/strategy_fields.h"
 #include "tools/llmplan/table.h"
@@ -64,7 +65,7 @@ std::string inputs_header(const Inputs& in) {
   return text;
 }
 
-std::string strategy_table(const std::vector<const Estimate*>& all, int width) {
+std::string strategy_table(const Cluster& cluster, const std::vector<const Estimate*>& all, int width) {
   const Unit unit = unit_for(all);
   const bool wide = width >= 118;
   std::vector<Column> columns = {{"strategy", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}};
@@ -72,7 +73,9 @@ std::string strategy_table(const std::vector<const Estimate*>& all, int width) {
   columns.push_back({std::string("| peak ") + unit.name});
   columns.insert(columns.end(), {{"fits", Align::left}, {"step"}, {"tok/s"}});
   const bool days = std::any_of(all.begin(), all.end(), [](const Estimate* e) { return e->days >= 0; });
+  const bool cost = std::any_of(all.begin(), all.end(), [&](const Estimate* e) { return cost_of(*e, cluster) >= 0; });
   if (days) columns.push_back({"days"});
+  if (cost) columns.push_back({"cost"});
   columns.push_back({"MFU*"});
 
   std::vector<std::vector<std::string>> rows;
@@ -87,6 +90,7 @@ std::string strategy_table(const std::vector<const Estimate*>& all, int width) {
     row.push_back(timed ? seconds_text(e->time.step) : "-");
     row.push_back(timed ? short_rate(e->tokens_per_s) : "-");
     if (days) row.push_back(timed ? days_text(e->days) : "-");
+    if (cost) row.push_back(timed ? short_count(cost_of(*e, cluster)) : "-");
     row.push_back(!timed ? "-" : e->mfu < 0 ? "n/a" : fmt::format("{:.1f}", 100 * e->mfu));
     if (!e->fits)
       row.push_back(fmt::format("{} over {}", bytes_text(m.peak - m.capacity), bytes_text(m.capacity)));
@@ -95,7 +99,9 @@ std::string strategy_table(const std::vector<const Estimate*>& all, int width) {
   return table(columns, rows);
 }
 
-std::string estimate_details(const Estimate& e) {
+namespace {
+
+std::string time_table(const Estimate& e) {
   std::string text = fmt::format(" time of a step: {}\n", seconds_text(e.time.step));
   const std::pair<const char*, Seconds> parts[] = {
       {"compute", e.time.compute}, {"tp comm", e.time.tp_comm}, {"cp comm", e.time.cp_comm},
@@ -104,26 +110,75 @@ std::string estimate_details(const Estimate& e) {
   for (const auto& [name, seconds] : parts)
     if (seconds.value > 0)
       text += fmt::format("   {:<10} {:>9}  {:>5.1f} %\n", name, seconds_text(seconds), 100 * (seconds / e.time.step));
-  if (!e.communication.empty()) {
-    std::vector<std::vector<std::string>> rows;
-    for (const Communication& c : e.communication)
-      rows.push_back({c.group, c.collective, grouped(c.count), bytes_text(c.bytes_per_device),
-                      seconds_text(c.seconds), seconds_text(c.exposed_seconds)});
-    text += "\n" + table({{"communication", Align::left}, {"collective", Align::left}, {"calls"}, {"bytes/device"},
-                          {"time"}, {"exposed"}}, rows);
+  return text;
+}
+
+std::string communication_table(const Estimate& e) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Communication& c : e.communication)
+    rows.push_back({c.group, c.collective, grouped(c.count), bytes_text(c.bytes_per_device),
+                    seconds_text(c.seconds), seconds_text(c.exposed_seconds)});
+  return table({{"communication", Align::left}, {"collective", Align::left}, {"calls"}, {"bytes/device"},
+                {"time"}, {"exposed"}}, rows);
+}
+
+// A row per stage; stages that are alike share one.
+std::string memory_table(const Estimate& e) {
+  const auto same = [](const Memory& a, const Memory& b) {
+    return a.weights == b.weights && a.gradients == b.gradients && a.optimizer == b.optimizer && a.activations == b.activations &&
+           a.logits == b.logits && a.buffers == b.buffers && a.reserve == b.reserve;
+  };
+  std::vector<std::vector<std::string>> rows;
+  const auto& stages = e.memory_per_stage;
+  for (std::size_t i = 0; i < stages.size();) {
+    std::size_t end = i + 1;
+    while (end < stages.size() && same(stages[i], stages[end])) ++end;
+    const Memory& m = stages[i];
+    const bool peak = static_cast<int>(i) <= e.memory.peak_stage && e.memory.peak_stage < static_cast<int>(end);
+    rows.push_back({end == i + 1 ? std::to_string(i) : fmt::format("{} to {}", i, end - 1), bytes_text(m.weights), bytes_text(m.gradients),
+                    bytes_text(m.optimizer), bytes_text(m.activations), bytes_text(m.logits), bytes_text(m.buffers),
+                    bytes_text(m.reserve), bytes_text(m.peak), peak ? "the peak, " + peak_moment(e) : ""});
+    i = end;
   }
-  if (e.memory_per_stage.size() > 1) {
-    std::vector<std::vector<std::string>> rows;
-    for (std::size_t i = 0; i < e.memory_per_stage.size(); ++i) {
-      const Memory& m = e.memory_per_stage[i];
-      rows.push_back({std::to_string(i), bytes_text(m.weights), bytes_text(m.gradients), bytes_text(m.optimizer),
-                      bytes_text(m.activations), bytes_text(m.logits), bytes_text(m.peak)});
-    }
-    text += "\n" + table({{"stage", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}, {"logits"}, {"peak"}}, rows);
-  }
-  text += fmt::format("\n FLOPs of a step: {} causal, {} full attention, {} with recomputation; {:.2f} TFLOP/s per device\n",
-                      flops_text(e.flops.model_causal.value), flops_text(e.flops.model_full.value),
-                      flops_text(e.flops.hardware.value), e.tflops_per_device);
+  return table({{"memory of stage", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}, {"logits"}, {"buffers"}, {"reserve"},
+                {"peak"}}, rows);
+}
+
+std::string flops_table(const Inputs& in, const Estimate& e) {
+  const StepFlops& f = e.flops;
+  const FlopsByKind k = flops_by_kind(in.model, in.workload, e.strategy);
+  std::string text = fmt::format(" FLOPs of a step: {} causal, {} counting attention in full, {} with recomputation; {:.2f} TFLOP/s per device\n",
+                                 flops_text(f.model_causal.value), flops_text(f.model_full.value), flops_text(f.hardware.value),
+                                 e.tflops_per_device);
+  const std::pair<const char*, Flops> kinds[] = {{"attention's linears", k.attention_linears}, {"attention scores (causal)", k.attention_scores},
+                                                 {"MLP or experts", k.mlp}, {"head", k.head}, {"recomputed", k.recomputed}};
+  for (const auto& [name, flops] : kinds)
+    if (flops.value > 0)
+      text += fmt::format("   {:<26} {:>11}  {:>5.1f} %\n", name, flops_text(flops.value), 100 * (flops / f.hardware));
+  return text;
+}
+
+std::string cost_line(const Inputs& in, const Estimate& e) {
+  if (e.days < 0) return "";
+  const double hours = e.days * 24 * static_cast<double>(e.strategy.devices());
+  std::string text = fmt::format(" {} tokens: {}, {} device-hours", short_count(static_cast<double>(in.workload.tokens)),
+                                 duration_text({e.days * 86400}), grouped(static_cast<std::int64_t>(hours + 0.5)));
+  if (const double cost = cost_of(e, in.cluster); cost >= 0)
+    text += fmt::format(" at {:g} each: {}", in.cluster.device.price_per_hour, grouped(static_cast<std::int64_t>(cost + 0.5)));
+  return text + '\n';
+}
+
+}  // namespace
+
+std::string peak_moment(const Estimate& e) {
+  return e.memory.logits.value > 0 ? "at the loss" : "in the backward pass of its fullest layer";
+}
+
+std::string estimate_details(const Inputs& in, const Estimate& e) {
+  std::string text = time_table(e) + '\n';
+  if (!e.communication.empty()) text += communication_table(e) + '\n';
+  text += memory_table(e) + '\n' + flops_table(in, e);
+  if (const std::string cost = cost_line(in, e); !cost.empty()) text += '\n' + cost;
   return text;
 }
 

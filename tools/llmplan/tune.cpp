@@ -25,9 +25,9 @@ struct Options {
   std::string choose = "1", top = "8";
 };
 
-Json ranking_json(const std::vector<Estimate>& list, const Workload& w) {
+Json ranking_json(const std::vector<Estimate>& list, const Inputs& in) {
   Json rows = Json::array();
-  for (const Estimate& e : list) rows.push_back(estimate_json(e, w));
+  for (const Estimate& e : list) rows.push_back(estimate_json(e, in.model, in.cluster, in.workload));
   return rows;
 }
 
@@ -88,7 +88,7 @@ Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& 
   if (!json) throw error;
   Json changes = Json::array();
   for (const Relaxation& x : relaxed)
-    changes.push_back({{"change", x.change}, {"result", estimate_json(x.result, in.workload)}});
+    changes.push_back({{"change", x.change}, {"result", estimate_json(x.result, in.model, in.cluster, in.workload)}});
   std::cerr << "error[E0301]: " << error.message << '\n';
   print_document({{"schema", "llmplan.tune/1"},
                   {"best", nullptr},
@@ -96,7 +96,7 @@ Exit report_nothing(const Inputs& in, const Limits& limits, const SearchResult& 
                   {"pareto", Json::array()},
                   {"search", search_json(r)},
                   {"plan", nullptr},
-                  {"closest", ranking_json(r.closest, in.workload)},
+                  {"closest", ranking_json(r.closest, in)},
                   {"relaxations", changes}});
   return Exit::nothing_fits;
 }
@@ -131,9 +131,9 @@ Exit tune(const Options& options, bool json) {
   write_plan(options.out, plan);
   if (json) {
     print_document({{"schema", "llmplan.tune/1"},
-                    {"best", estimate_json(best, in.workload)},
-                    {"ranking", ranking_json(result.ranking, in.workload)},
-                    {"pareto", ranking_json(result.pareto, in.workload)},
+                    {"best", estimate_json(best, in.model, in.cluster, in.workload)},
+                    {"ranking", ranking_json(result.ranking, in)},
+                    {"pareto", ranking_json(result.pareto, in)},
                     {"search", search_json(result)},
                     {"plan", options.out}});
     return Exit::ok;

@@ -8,6 +8,7 @@
 
 #include "costmodel/fit.h"
 #include "costmodel/profiles/case_file.h"
+#include "costmodel/profiles/residual_file.h"
 #include "costmodel/profiles/runtime_profile.h"
 #include "costmodel/ranking.h"
 #include "executor/file.h"
@@ -23,7 +24,7 @@ struct ValidateOptions {
   std::string by = "source";
   std::int64_t worst = 0;
   bool fit = false;
-  std::string out;
+  std::string out, residuals;
 };
 
 std::vector<Case> read_all(const std::vector<std::string>& files) {
@@ -200,6 +201,31 @@ void write_fit(const Fit& f, const std::string& folder) {
   std::cerr << "wrote " << folder << "/runtimes and " << folder << "/hardware_profiles/fitted\n";
 }
 
+// How often intervals made without a source hold its runs.
+Json coverage_json(const Residuals& residuals) {
+  Json all = Json::array();
+  for (const auto& [metric, name] : {std::pair{Metric::time, "step_time"}, {Metric::memory, "peak_memory"}})
+    for (const Residuals::Coverage& c : residuals.coverage(metric))
+      all.push_back({{"group", c.source}, {"metric", name}, {"n", c.n}, {"covered", c.covered}, {"mean_half_width", c.mean_relative}});
+  return {{"level", kLevel}, {"groups", all}};
+}
+
+void print_coverage(const Residuals& residuals) {
+  for (const auto& [metric, name] : {std::pair{Metric::time, "step time"}, {Metric::memory, "peak memory"}}) {
+    std::vector<std::vector<std::string>> rows;
+    for (const Residuals::Coverage& c : residuals.coverage(metric))
+      rows.push_back({c.source, std::to_string(c.n), percent(c.covered), percent(c.mean_relative)});
+    std::cout << table({{fmt::format("{:.0f} % intervals of {}", 100 * kLevel, name), Align::left}, {"runs"}, {"held"}, {"mean half-width"}}, rows) << '\n';
+  }
+}
+
+Residuals write_residuals(const std::string& file, const std::vector<Case>& cases, const ValidationData& data, const std::vector<LeftOut>& left_out) {
+  std::vector<Residual> rows = residuals_of(cases, data, left_out);
+  write_file(file, to_csv(rows));
+  std::cerr << "wrote " << file << '\n';
+  return Residuals(std::move(rows));
+}
+
 Exit validate(const ValidateOptions& options, bool json) {
   const std::vector<Case> cases = read_all(options.files);
   const ValidationData data = validation_data();
@@ -212,8 +238,16 @@ Exit validate(const ValidateOptions& options, bool json) {
       throw Error("E0130", Exit::usage, "no row of these files has both a measured time and a prediction",
                   "llmplan validate without --fit says why each row is skipped");
     if (!options.out.empty()) write_fit(f, options.out);
-    if (json) print_document({{"schema", "llmplan.validate/1"}, {"fit", fit_json(f)}});
-    else print_fit(f);
+    Json document = {{"schema", "llmplan.validate/1"}, {"fit", fit_json(f)}};
+    if (!json) print_fit(f);
+    if (!options.residuals.empty()) {
+      std::vector<LeftOut> left_out;
+      for (const RowError& e : f.left_out_rows) left_out.push_back({e.source, e.id, e.error});
+      const Residuals residuals = write_residuals(options.residuals, cases, data, left_out);
+      if (json) document["coverage"] = coverage_json(residuals);
+      else print_coverage(residuals);
+    }
+    if (json) print_document(document);
     return Exit::ok;
   }
   std::vector<Comparison> comparisons;
@@ -221,8 +255,14 @@ Exit validate(const ValidateOptions& options, bool json) {
     for (Comparison& comparison : compare(c, data)) comparisons.push_back(std::move(comparison));
   const std::vector<Summary> summaries = summarize(comparisons, options.by);
   const std::vector<Ranking> ranked = rankings(comparisons, options.by);
+  Json all = document(comparisons, summaries, ranked);
+  if (!options.residuals.empty()) {
+    const Residuals residuals = write_residuals(options.residuals, cases, data, {});
+    if (json) all["coverage"] = coverage_json(residuals);
+    else print_coverage(residuals);
+  }
   if (json) {
-    print_document(document(comparisons, summaries, ranked));
+    print_document(all);
     return Exit::ok;
   }
   print_summary(summaries, options.by);
@@ -245,6 +285,9 @@ void add_validate(CLI::App& app, Session& session) {
   sub->add_option("--worst", options->worst, "also list the N largest errors")->check(CLI::NonNegativeNumber);
   auto* fit = sub->add_flag("--fit", options->fit, "refit the constants of devices and runtimes; print the errors without each source");
   sub->add_option("-o,--out", options->out, "write the fitted profiles to this folder")->needs(fit);
+  sub->add_option("--residuals", options->residuals,
+                  "write each run's features and errors (with --fit: of the fit without its source), which estimate's intervals rest on")
+      ->type_name("FILE");
   sub->callback([&session, options] {
     session.action = [&session, options] { return validate(*options, session.json); };
   });
