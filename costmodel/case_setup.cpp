@@ -2,6 +2,7 @@
 // documented defaults or from a known model of the same shape; what neither tells makes the row unusable.
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 
 #include "costmodel/error.h"
 #include "costmodel/validate.h"
@@ -192,6 +193,20 @@ Why build_batch(const Case& c, const BlankCells& blank, Workload& w, Strategy& s
   return "";
 }
 
+// The whole number in an item NAME=N of the notes, which ';' separates; names in any case.
+std::optional<std::int64_t> noted(const Case& c, const std::string& name) {
+  const std::string notes = ";" + lower(c.notes);
+  for (std::size_t at = 0; (at = notes.find(name + "=", at)) != std::string::npos; ++at) {
+    const std::size_t before = notes.find_last_not_of(' ', at - 1), from = at + name.size() + 1;
+    if (notes[before] != ';' || from >= notes.size()) continue;
+    std::int64_t n = 0;
+    const auto [end, error] = std::from_chars(notes.data() + from, notes.data() + notes.size(), n);
+    const std::size_t next = static_cast<std::size_t>(end - notes.data());
+    if (error == std::errc{} && (next == notes.size() || notes[next] == ';' || notes[next] == ' ')) return n;
+  }
+  return {};
+}
+
 Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
   for (const Why& why : {need(c.n_devices, "n_devices"), need(c.tp, "tp"), need(c.pp, "pp")})
     if (!why.empty()) return why;
@@ -208,11 +223,15 @@ Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
   const auto zero = c.zero ? c.zero : blank.zero;
   if (!zero) return "'zero' is blank";
   s.zero = static_cast<int>(*zero);
+  s.etp = c.etp ? *c.etp : s.ep > 1 ? std::max<std::int64_t>(0, noted(c, "etp").value_or(0)) : 0;
+  // InternEvo's name for the ranks that share ZeRO-1's states; -1: all of them.
+  const std::int64_t shard = c.zero_shard ? *c.zero_shard : noted(c, "zero1_group").value_or(0);
+  if (s.zero > 0 && shard > 0) s.zero_groups.shard = shard;
   s.sp = c.sp.value_or(blank.sp.value_or(0)) != 0 && s.tp > 1;
   return build_methods(c, blank, s);
 }
 
-Why build_cluster(const Case& c, const ValidationData& data, Cluster& cluster) {
+Why build_cluster(const Case& c, const ValidationData& data, Cluster& cluster, std::string& note) {
   const std::int64_t n = *c.n_devices;
   const std::int64_t per_node = std::min(n, c.devices_per_node.value_or(8));
   if (n < 1 || per_node < 1 || n % per_node != 0)
@@ -223,10 +242,7 @@ Why build_cluster(const Case& c, const ValidationData& data, Cluster& cluster) {
   } catch (const Error& e) {
     return e.message;
   }
-  if (const auto bandwidth = fabric_bandwidth(c.fabric, c.devices_per_node.value_or(8))) {
-    cluster.inter.bandwidth = *bandwidth;
-    cluster.inter.name = c.fabric;
-  }
+  note = set_fabric(cluster, c.fabric, c.devices_per_node.value_or(8), data.fabrics);
   return "";
 }
 
@@ -249,35 +265,9 @@ Why tune_micro_batch(Setup& s) {
 
 }  // namespace
 
-std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::int64_t devices_per_node) {
-  const std::string text = lower(fabric);
-  const auto number_at = [&](std::size_t i) {  // digits and a point that end before i
-    std::size_t first = i;
-    while (first > 0 && (std::isdigit(static_cast<unsigned char>(text[first - 1])) || text[first - 1] == '.')) --first;
-    return std::pair(first, first < i ? std::stod(text.substr(first, i - first)) : 0.0);
-  };
-  std::size_t unit = std::string::npos;
-  double scale = 0;  // bytes per second of one unit
-  for (const auto& [word, factor] : {std::pair{"gb/s", 1e9 / 8}, {"gbit/s", 1e9 / 8}, {"gbps", 1e9 / 8}, {"tb/s", 1e12 / 8}})
-    if (const std::size_t at = text.find(word); at < unit) unit = at, scale = factor;
-  if (unit == std::string::npos) return {};
-  // Networks are sold in bits; only a capital B after a lower-case b-free prefix says bytes.
-  if (fabric.compare(unit, 4, "GB/s") == 0 || fabric.compare(unit, 4, "TB/s") == 0) scale *= 8;
-  std::size_t end = unit;
-  while (end > 0 && text[end - 1] == ' ') --end;
-  auto [first, rate] = number_at(end);
-  if (rate <= 0) return {};
-  if (first > 0 && text[first - 1] == 'x') {
-    const double nics = number_at(first - 1).second;
-    if (nics > 0) rate *= nics;
-  }
-  const bool each = contains(text, "per gpu") || contains(text, "per device");
-  return BytesPerSecond{rate * scale / (each ? 1.0 : static_cast<double>(std::max<std::int64_t>(1, devices_per_node)))};
-}
-
 // The profile that a row's attention or notes ask for, such as compile=0; else the runtime's own.
 static std::string variant_of(const Case& c, const BlankCells& blank) {
-  const std::string items = "attention=" + lower(c.attention) + ";" + c.notes;
+  const std::string items = "attention=" + lower(c.attention) + ";optimizer=" + lower(c.optimizer) + ";" + c.notes;
   for (const auto& [start, profile] : blank.variants)
     for (std::string_view rest = items; !rest.empty();) {
       const std::string_view item = rest.substr(0, rest.find(';'));
@@ -317,7 +307,7 @@ std::variant<Setup, std::string> set_up(const Case& row, const ValidationData& d
   if (Why why = build_workload(c, blank, s.workload); !why.empty()) return why;
   if (Why why = build_strategy(c, blank, s.strategy); !why.empty()) return why;
   if (Why why = build_batch(c, blank, s.workload, s.strategy); !why.empty()) return why;
-  if (Why why = build_cluster(c, data, s.cluster); !why.empty()) return why;
+  if (Why why = build_cluster(c, data, s.cluster, s.note); !why.empty()) return why;
   if (s.strategy.micro_batch == 0)
     if (Why why = tune_micro_batch(s); !why.empty()) return why;
   return s;

@@ -63,6 +63,9 @@ Infeasible check_ranges(const Workload& w, const Strategy& s) {
     return {"range", "tp × cp × dp × pp is more than 2^20 ranks", "choose fewer of each"};
   if (s.zero < 0 || s.zero > 3)
     return {"range", "zero=" + text(s.zero) + " does not exist", "valid zero: 0 1 2 3"};
+  if (s.etp < 0 || s.etp > kMaxRanks || s.zero_groups.shard < 0 || s.zero_groups.shard > kMaxRanks ||
+      s.zero_groups.secondary < 0 || s.zero_groups.secondary > kMaxRanks)
+    return {"range", "etp, zero_shard or zero_secondary is out of range", "give numbers of ranks, or 0 to leave them off"};
   if (s.recompute_layers < 0)
     return {"range", "recompute_layers=" + text(s.recompute_layers) + " is negative",
             "give the number of layers of each stage to recompute; 0 means all of them"};
@@ -116,12 +119,48 @@ Infeasible check_experts(const ModelConfig& m, const Strategy& s) {
   if (s.ep == 1) return {};
   if (m.num_experts == 0)
     return {"ep", "the model is dense; ep=" + text(s.ep) + " has no experts to spread", "valid ep: 1"};
-  const auto valid = [&](int64_t e) { return m.num_experts % e == 0 && (s.dp * s.cp) % e == 0; };
+  const int64_t ranks = s.tp * s.cp * s.dp, etp = s.expert_tp();  // of a stage
+  const auto valid = [&](int64_t e) { return m.num_experts % e == 0 && ranks % (e * etp) == 0; };
   const std::string hint = "valid ep: " + list_valid(std::min<int64_t>(m.num_experts, 4096), valid);
   if (m.num_experts % s.ep != 0)
     return {"ep", text(m.num_experts) + " experts cannot be split over ep=" + text(s.ep), hint};
-  if ((s.dp * s.cp) % s.ep != 0)
-    return {"ep", "ep=" + text(s.ep) + " does not divide dp × cp = " + text(s.dp * s.cp), hint};
+  if (s.etp == 0 && (s.dp * s.cp) % s.ep != 0)
+    return {"ep", "ep=" + text(s.ep) + " does not divide dp × cp = " + text(s.dp * s.cp),
+            hint + (s.tp > 1 && ranks % s.ep == 0 ? "; or etp 1, which lays experts over tp, too" : "")};
+  if (ranks % (s.ep * etp) != 0)
+    return {"ep", "ep=" + text(s.ep) + " × etp=" + text(etp) + " does not divide tp × cp × dp = " + text(ranks), hint};
+  return {};
+}
+
+Infeasible check_expert_tensor_parallel(const ModelConfig& m, const Strategy& s) {
+  if (s.etp == 0) return {};
+  if (m.num_experts == 0)
+    return {"etp", "the model is dense; etp=" + text(s.etp) + " has no experts to split", "leave etp out"};
+  const auto valid = [&](int64_t t) { return s.tp % t == 0 && m.moe_intermediate_size % t == 0; };
+  if (valid(s.etp)) return {};
+  return {"etp", "etp=" + text(s.etp) + " does not divide tp=" + text(s.tp) + " and the experts' width " +
+                     text(m.moe_intermediate_size),
+          "valid etp: " + list_valid(s.tp, valid)};
+}
+
+Infeasible check_zero_groups(const Strategy& s) {
+  const ZeroGroups& z = s.zero_groups;
+  const int64_t ranks = s.cp * s.dp;
+  const auto one_of = [&](const char* name, int64_t n) {
+    return Infeasible{"zero", std::string(name) + "=" + text(n) + " does not divide dp × cp = " + text(ranks),
+                      std::string("valid ") + name + ": " + divisors(ranks, 4096)};
+  };
+  if (z.shard != 0) {
+    if (s.zero == 0)
+      return {"zero", "zero_shard=" + text(z.shard) + " groups the ranks of ZeRO, which is off", "choose zero 1, 2 or 3"};
+    if (ranks % z.shard != 0) return one_of("zero_shard", z.shard);
+  }
+  if ((z.secondary != 0 || z.weight_bits != 0 || z.gradient_bits != 0) && s.zero != 3)
+    return {"zero", "zero_secondary and quantised transfers belong to ZeRO-3, and zero=" + text(s.zero), "choose zero 3"};
+  if (z.secondary != 0 && s.zero_shard() % z.secondary != 0) return one_of("zero_secondary", z.secondary);
+  for (const auto& [name, bits] : {std::pair{"zero_weight_bits", z.weight_bits}, {"zero_gradient_bits", z.gradient_bits}})
+    if (bits != 0 && bits != 4 && bits != 8)
+      return {"zero", std::string(name) + "=" + text(bits) + " is not modelled", std::string("valid ") + name + ": 4 8"};
   return {};
 }
 
@@ -230,7 +269,9 @@ Infeasible check(const ModelConfig& m, const Cluster& c, const Workload& w, cons
   if (Infeasible i = check_tensor_parallel(m, w, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_batch(w, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_pipeline(m, w, s); !i.constraint.empty()) return i;
+  if (Infeasible i = check_expert_tensor_parallel(m, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_experts(m, s); !i.constraint.empty()) return i;
+  if (Infeasible i = check_zero_groups(s); !i.constraint.empty()) return i;
   return check_recompute(m, s);
 }
 

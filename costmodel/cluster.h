@@ -50,15 +50,15 @@ struct Device {
 struct Link {
   std::string name;                         // "NVLink 4", "InfiniBand NDR", "shared memory"
   BytesPerSecond bandwidth{};               // per device and direction, all devices at once
-  Seconds latency{};                        // of one hop, by the protocol for short messages
-  Curve efficiency;                         // x: bytes of one message
+  Seconds latency{};                        // of one hop
+  Curve efficiency;                         // x: bytes of one message: of n ranks' collective, an n-th
   // What follows is 0 where it is not known or does not apply.
   Seconds setup{};                          // of one collective, whatever its size
-  Seconds bulk_latency{};                   // of one hop, by the protocol that reaches full bandwidth; 0: there is one protocol
-  double quick_share = 0;                   // of that bandwidth, what the protocol for short messages reaches
-  double reduces_in_switch = 0;             // efficiency of reductions in the switch (NVLS); 0: it cannot
+  double reduces_in_switch = 0;             // rate of reductions in the switch (NVLS), × that of rings
   int peers = 0;                            // a mesh: bandwidth is the sum of links to this many peers
   int ports = 0;                            // of a whole node, shared by its devices; 0: one for each device
+  bool peer_stores = false;                 // devices write into each other's memory through it, as kernels do
+                                            // that overlap a matrix product with its own communication
   bool operator==(const Link&) const = default;
 };
 

@@ -44,6 +44,7 @@ struct Pricer {
   const Cluster& cluster;
   const Strategy& strategy;
   int ranks, threads;  // of a CPU; as many ranks as there are cores, the rest take turns
+  bool rings_only = false;  // Runtime::rings_only
 
   Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
     const std::int64_t cores = std::max(c.device.cores, 1);
@@ -53,7 +54,7 @@ struct Pricer {
   void operator()(Cost& sum, const Op& op, std::int64_t times = 1) const {
     const double n = static_cast<double>(times);
     if (const auto* c = std::get_if<Collective>(&op)) {
-      const double t = transfer_time(op, cluster, strategy).value * n;
+      const double t = transfer_time(op, cluster, strategy, rings_only).value * n;
       Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
       entry.seconds += t;
       entry.bytes += static_cast<double>(c->size.value) * n;

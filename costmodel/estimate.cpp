@@ -277,7 +277,8 @@ std::variant<Estimate, Infeasible> estimate(const ModelConfig& m, const Cluster&
 std::string why_not_lowerable(const ModelConfig& m, const Workload& w, const Strategy& s) {
   if (std::string why = why_not_runnable(m); !why.empty()) return why;
   if (s.cp > 1) return "context parallelism";
-  if (s.ep > 1) return "expert parallelism";
+  if (s.ep > 1 || s.etp > 0) return "expert parallelism";
+  if (s.zero_groups != ZeroGroups{}) return "hierarchical ZeRO";
   if (s.vpp > 1 || s.schedule == Schedule::interleaved) return "interleaved stages";
   if (s.schedule == Schedule::zb_h1) return "the zero-bubble schedule";
   if (s.zero >= 2) return "ZeRO-2 and ZeRO-3";

@@ -88,6 +88,6 @@ StepFlops step_flops(const ModelConfig&, const Workload&, const Strategy&);
 Seconds op_time(const Op&, const Device&, int ranks = 1, int threads = 1);
 
 // A collective or transfer over the group that `axis` forms in this strategy on this cluster.
-Seconds transfer_time(const Op&, const Cluster&, const Strategy&);
+Seconds transfer_time(const Op&, const Cluster&, const Strategy&, bool rings_only = false);
 
 }  // namespace llmplan

@@ -42,7 +42,7 @@ Group group_of(Axis axis, const Cluster& c, const Strategy& s) {
   switch (axis) {
     case Axis::tp: return group_of(s.tp, 1, c);
     case Axis::cp: return group_of(s.cp, s.tp, c);
-    case Axis::ep: return group_of(s.ep, s.tp, c);
+    case Axis::ep: return group_of(s.ep, s.expert_tp(), c);
     case Axis::dp: return group_of(s.cp * s.dp, s.tp, c);  // gradients are also summed over cp
     case Axis::embedding:
       return group_of(std::min<int64_t>(s.pp, 2), s.tp * s.cp * s.dp * std::max<int64_t>(s.pp - 1, 1), c);

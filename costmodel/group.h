@@ -25,6 +25,9 @@ struct Group {
 Group group_of(Axis, const Cluster&, const Strategy&);
 Group group_of(std::int64_t size, std::int64_t stride, const Cluster&);
 
+// Seconds of a collective of `bytes` over an explicit group.
+double group_seconds(Collective::Kind, double bytes, const Group&, const Cluster&, bool rings_only = false);
+
 // The slowest link from a pipeline stage to its neighbours, and what one device of the stage gets of it.
 struct Hop {
   const Link* link = nullptr;

@@ -134,14 +134,14 @@ void communicate(Pass& p, const Dims& x, const Runtime& r, bool moe, bool gradie
     // Two column- and row-parallel pairs per layer. Under sp the gathered input is not kept, so backward
     // gathers it again (Korthikanti et al. 2022, §4.2.2).
     if (x.sp) {
-      p.collective(Kind::all_gather, Axis::tp, stream * 1);
-      p.collective(Kind::all_gather, Axis::tp, stream * 1);
-      p.collective(Kind::reduce_scatter, Axis::tp, stream);
-      p.collective(Kind::reduce_scatter, Axis::tp, stream);
-      if (gradient) {
-        p.collective(Kind::all_gather, Axis::tp, stream);
-        p.collective(Kind::all_gather, Axis::tp, stream);
-      }
+      const auto pair = [&](double size) {
+        p.collective(Kind::all_gather, Axis::tp, size);
+        p.collective(Kind::reduce_scatter, Axis::tp, size);
+        if (gradient) p.collective(Kind::all_gather, Axis::tp, size);
+      };
+      pair(stream);
+      // Experts that tp splits gather what was sent to them; those it does not split work on their own tokens.
+      if (!moe || x.etp > 1) pair(moe && x.ep > 1 ? x.expert_rows * x.hidden * e : stream);
     } else {
       p.collective(Kind::all_reduce, Axis::tp, stream);
       p.collective(Kind::all_reduce, Axis::tp, stream);
@@ -188,7 +188,7 @@ void forward_pass(Pass p, const ModelConfig& m, const Dims& x, const Runtime& r,
 
 Dims dims_of(const ModelConfig& m, const Workload& w, const Strategy& s, const Runtime& r) {
   Dims x{};
-  x.tp = d(s.tp), x.cp = d(s.cp), x.ep = d(s.ep), x.dp = d(s.dp);
+  x.tp = d(s.tp), x.cp = d(s.cp), x.ep = d(s.ep), x.dp = d(s.dp), x.etp = d(s.expert_tp());
   x.sp = s.sp && s.tp > 1;
   x.micro_batch = d(s.micro_batch);
   x.full_seq = d(sequence_length(m, w));
@@ -216,10 +216,11 @@ Dims dims_of(const ModelConfig& m, const Workload& w, const Strategy& s, const R
   if (m.num_experts > 0) {
     x.experts = d(m.num_experts);
     x.top_k = d(m.num_experts_per_tok);
-    // Under ep a rank's experts see the tokens of ep ranks; evenly routed, rows · top_k of them.
-    x.expert_rows = x.rows * x.top_k;
+    // Under ep a rank's experts see the tokens of ep ranks; evenly routed, rows · top_k of them, of which each etp
+    // group of a tp group takes its part.
+    x.expert_rows = x.rows * x.top_k * x.etp / x.tp;
     x.local_experts = x.experts / x.ep;
-    x.expert_ffn = d(m.moe_intermediate_size) / x.tp;
+    x.expert_ffn = d(m.moe_intermediate_size) / x.etp;
     x.shared_ffn = d(m.shared_expert_intermediate_size) / x.tp;
   }
   return x;
@@ -327,7 +328,7 @@ LayerWeights layer_weights(const ModelConfig& m, const Strategy& s, bool moe) {
   }
   w.dense += h * d(m.num_experts) + (m.router_bias ? d(m.num_experts) : 0) + (m.shared_expert_gate ? h : 0);
   if (m.shared_expert_intermediate_size > 0) w.dense += mlp(d(m.shared_expert_intermediate_size));
-  w.experts = d(m.num_experts) / d(s.ep) * matrices * h * d(m.moe_intermediate_size) / t;
+  w.experts = d(m.num_experts) / d(s.ep) * matrices * h * d(m.moe_intermediate_size) / d(s.expert_tp());
   return w;
 }
 

@@ -18,7 +18,7 @@ struct Dims {
   double ffn, vocab;            // per rank
   double element;               // bytes of an activation
   double cast_bytes;            // moved per element that is cast to fp8
-  double tp, cp, ep, dp;
+  double tp, cp, ep, dp, etp;
   bool sp, gated, unfused, mla;
   DType dtype;                  // of matrix products
   // Experts: rows that this rank's experts work on, and how many of them sit here.

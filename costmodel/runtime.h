@@ -50,6 +50,7 @@ struct Runtime {
   bool reduce_every_micro_batch = false;  // ZeRO ≥ 2 and no accumulation of whole gradients
   bool split_transfers = false;     // tp ranks send a slice each between stages (Narayanan et al. 2021, §4.1)
   ContextParallel cp = ContextParallel::ring;
+  bool rings_only = false;          // all-reduces between nodes are rings, never trees
   double straggling = 0;            // step time grows by this share per doubling of the nodes
 
   // ---- Memory

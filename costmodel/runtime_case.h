@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "costmodel/group.h"
 #include "costmodel/layer_cost.h"
 
 namespace llmplan {
@@ -33,16 +34,20 @@ struct RuntimeCase {
   Pricer price;
   Dims dims;
   std::int64_t micro_batches;  // per step and data-parallel rank
-  double shards;               // ranks that share ZeRO's states: dp·cp
+  double shards;               // ranks that share ZeRO's states: dp·cp, or fewer in its hierarchical forms
+  // Who reduces gradients and gathers weights: those that share a state, and those that hold copies of a share; the
+  // same for experts; and those that share ZeRO++'s second copy of the weights.
+  struct DataGroups { Group shard, replica, expert_shard, expert_replica, secondary; } groups;
   std::vector<Stage> stages;
   bool has_dense = false, has_moe = false;
   LayerPasses dense, moe;      // of one layer
   LayerWeights dense_layer, moe_layer;
   double table = 0;            // parameters of the embedding on one rank
+  bool tp_overlaps = false;    // the links between tp ranks allow it
 
   StageWeights weights(const Stage&) const;
   double recomputed_share(const Stage&) const;  // of its layers
-  double expert_shards() const { return std::max(1.0, shards / dims.ep); }
+  double expert_shards() const { return static_cast<double>(groups.expert_shard.size); }
 };
 
 Memory stage_memory(const RuntimeCase&, std::int64_t stage);

@@ -1,5 +1,8 @@
 #include "costmodel/runtime_estimate.h"
 
+#include <numeric>
+
+#include "costmodel/group.h"
 #include "costmodel/runtime_case.h"
 
 namespace llmplan {
@@ -28,13 +31,28 @@ std::vector<Stage> stages_of(const ModelConfig& model, std::int64_t pp, const st
 RuntimeCase::RuntimeCase(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s, const Runtime& r,
                          const std::vector<std::int64_t>& split)
     : model(m), cluster(c), workload(w), strategy(s), runtime(r), price(c, s), dims(dims_of(m, w, s, r)),
-      micro_batches(w.global_batch / (s.dp * s.micro_batch)), shards(d(s.dp * s.cp)), stages(stages_of(m, s.pp, split)) {
+      micro_batches(w.global_batch / (s.dp * s.micro_batch)), shards(d(s.zero_shard())), stages(stages_of(m, s.pp, split)) {
+  const std::int64_t ranks = s.dp * s.cp, shard = s.zero_shard();
+  groups.shard = group_of(shard, s.tp, c);
+  groups.replica = group_of(ranks / shard, s.tp * shard, c);
+  if (m.num_experts > 0) {  // their copies are fewer; etp·ep ranks lie between two of them
+    const std::int64_t copies = s.expert_dp(), stride = s.expert_tp() * s.ep;
+    const std::int64_t mine = std::gcd(copies, std::max<std::int64_t>(1, shard * s.tp / stride));
+    groups.expert_shard = group_of(mine, stride, c);
+    groups.expert_replica = group_of(copies / mine, stride * mine, c);
+  }
+  if (s.zero_groups.secondary > 1) groups.secondary = group_of(s.zero_groups.secondary, s.tp, c);
   for (const Stage& stage : stages) has_dense |= stage.dense > 0, has_moe |= stage.moe > 0;
+  price.rings_only = r.rings_only;
   if (has_dense) dense = price_layer(m, dims, s, r, price, false);
   if (has_moe) moe = price_layer(m, dims, s, r, price, true);
   dense_layer = layer_weights(m, s, false);
   if (has_moe) moe_layer = layer_weights(m, s, true);
   table = table_weights(m, s, r);
+  if (s.tp > 1) {
+    const Group tp = group_of(Axis::tp, c, s);
+    tp_overlaps = tp.depth > 0 && tp.levels[tp.depth - 1].link->peer_stores;
+  }
 }
 
 StageWeights RuntimeCase::weights(const Stage& s) const {

@@ -63,7 +63,7 @@ PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double g
     kernels += 10;
   }
   t.compute += kernels * c.cluster.device.launch.value;
-  t.tp = tp * (1 - r.tp_overlap);
+  t.tp = tp * (1 - (c.tp_overlaps ? r.tp_overlap : 0));
   t.cp = exposed(cp, r.cp_overlap, attention);
   t.ep = ep * (1 - r.ep_overlap);
   t.pp = hop * (1 - r.pp_overlap);
@@ -75,9 +75,43 @@ PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double g
 
 double transfer(const RuntimeCase& c, Kind kind, Axis axis, double size) {
   if (size < 1) return 0;
-  return transfer_time(Collective{kind, axis, {static_cast<int64_t>(std::min(size, 9e18))}, DType::bf16}, c.cluster, c.strategy).value;
+  return transfer_time(Collective{kind, axis, {static_cast<int64_t>(std::min(size, 9e18))}, DType::bf16}, c.cluster, c.strategy, c.runtime.rings_only).value;
 }
 
+
+double over(const RuntimeCase& c, const Group& g, Kind kind, double size) {
+  return group_seconds(kind, size, g, c.cluster, c.runtime.rings_only);
+}
+
+// Bytes per parameter on the wire; ZeRO++ (Wang et al. 2023) quantises, its scales (one per block) are left out.
+double weight_wire_bytes(const RuntimeCase& c) {
+  return c.strategy.zero_groups.weight_bits > 0 ? c.strategy.zero_groups.weight_bits / 8.0 : 2;
+}
+double gradient_wire_bytes(const RuntimeCase& c) {
+  return c.strategy.zero_groups.gradient_bits > 0 ? c.strategy.zero_groups.gradient_bits / 8.0 : c.runtime.gradient_comm_bytes;
+}
+
+// Weights from those that share them. With ZeRO++'s second copy, backward passes gather from that instead.
+double gather_weights(const RuntimeCase& c, const StageWeights& w, bool from_copy) {
+  if (from_copy) return over(c, c.groups.secondary, Kind::all_gather, w.all() * weight_wire_bytes(c));
+  return over(c, c.groups.shard, Kind::all_gather, w.dense * weight_wire_bytes(c)) +
+         over(c, c.groups.expert_shard, Kind::all_gather, w.experts * weight_wire_bytes(c));
+}
+
+// Gradients to those that share them.
+double scatter_gradients(const RuntimeCase& c, const StageWeights& w) {
+  return over(c, c.groups.shard, Kind::reduce_scatter, w.dense * gradient_wire_bytes(c)) +
+         over(c, c.groups.expert_shard, Kind::reduce_scatter, w.experts * gradient_wire_bytes(c));
+}
+
+// The same share of the gradients over all that hold it: everything, where nothing is shared.
+double sum_gradients(const RuntimeCase& c, const StageWeights& w) {
+  const double bytes = gradient_wire_bytes(c);
+  if (c.strategy.zero == 0) return transfer(c, Kind::all_reduce, Axis::dp, w.dense * bytes) +
+                                   over(c, c.groups.expert_shard, Kind::all_reduce, w.experts * bytes);
+  return over(c, c.groups.replica, Kind::all_reduce, w.dense * bytes / c.shards) +
+         over(c, c.groups.expert_replica, Kind::all_reduce, w.experts * bytes / c.expert_shards());
+}
 
 double optimizer_seconds(const RuntimeCase& c, const StageWeights& w) {
   const Runtime& r = c.runtime;
@@ -137,7 +171,7 @@ void price_step(const RuntimeCase& c, Estimate& e) {
       hop = std::max(hop, transfer_time(Send{static_cast<int>(s), rounded(hop_bytes)}, c.cluster, st).value);
 
   const std::size_t n = c.stages.size();
-  struct Timed { PassTime forward, backward; double gather = 0, reduce_each = 0; };
+  struct Timed { PassTime forward, backward; double gather = 0, gather_again = 0, reduce_each = 0; };
   std::vector<Timed> timed(n);
   std::vector<StagePass> passes(n);
   std::size_t busiest = 0;
@@ -149,15 +183,13 @@ void price_step(const RuntimeCase& c, Estimate& e) {
       const StageWeights w = c.weights(c.stages[i]);
       Timed& t = timed[i];
       double forward_gather = 0, backward_gather = 0;
-      if (c.shards > 1 && st.zero >= 3) {
-        t.gather = transfer(c, Kind::all_gather, Axis::dp, w.dense * 2) +
-                   transfer(c, Kind::all_gather, Axis::dp, w.experts * 2 / c.dims.ep);
-        forward_gather = t.gather;
-        backward_gather = r.zero3_gathers_twice ? t.gather : 0;
+      if (st.zero >= 3) {
+        t.gather = forward_gather = gather_weights(c, w, false);
+        t.gather_again = !r.zero3_gathers_twice ? 0 : c.groups.secondary.size > 1 ? gather_weights(c, w, true) : t.gather;
+        backward_gather = t.gather_again;
       }
-      if (c.shards > 1 && (st.zero >= 3 || (st.zero == 2 && r.reduce_every_micro_batch))) {
-        t.reduce_each = transfer(c, Kind::reduce_scatter, Axis::dp, w.dense * r.gradient_comm_bytes) +
-                        transfer(c, Kind::reduce_scatter, Axis::dp, w.experts * r.gradient_comm_bytes / c.dims.ep);
+      if (st.zero >= 3 || (st.zero == 2 && r.reduce_every_micro_batch)) {
+        t.reduce_each = scatter_gradients(c, w);
         backward_gather += t.reduce_each;
       }
       const double hops = st.pp > 1 ? hop * v : 0;
@@ -192,13 +224,13 @@ void price_step(const RuntimeCase& c, Estimate& e) {
   StageWeights most;
   for (const Stage& s : c.stages)
     if (const StageWeights w = c.weights(s); w.all() >= most.all()) most = w;
-  if (c.shards > 1 && st.zero <= 2 && !(st.zero == 2 && r.reduce_every_micro_batch)) {
-    const Kind kind = st.zero >= 1 ? Kind::reduce_scatter : Kind::all_reduce;
-    reduce = transfer(c, kind, Axis::dp, most.dense * r.gradient_comm_bytes) +
-             transfer(c, kind, Axis::dp, most.experts * r.gradient_comm_bytes / c.dims.ep);
-    if (st.zero >= 1)
-      gather = transfer(c, Kind::all_gather, Axis::dp, most.dense * 2) + transfer(c, Kind::all_gather, Axis::dp, most.experts * 2 / c.dims.ep);
+  const bool once = st.zero <= 2 && !(st.zero == 2 && r.reduce_every_micro_batch);
+  if (once && st.zero >= 1) {
+    reduce = scatter_gradients(c, most);
+    gather = gather_weights(c, most, false);
   }
+  const double copies = sum_gradients(c, most);  // without ZeRO all of them; else between the groups that share states
+  reduce += copies;
   double tied = 0;
   if (c.model.tie_word_embeddings && st.pp > 1) tied = transfer(c, Kind::all_reduce, Axis::embedding, c.table * r.gradient_comm_bytes);
   optimizer = optimizer_seconds(c, most);
@@ -229,12 +261,16 @@ void price_step(const RuntimeCase& c, Estimate& e) {
     e.communication.push_back({"dp", std::string(name_of(kind)), rounded(size * times), static_cast<int64_t>(times), {seconds * times}, {shown}});
   };
   const StageWeights w = c.weights(c.stages[busiest]);
-  const double gathers = r.zero3_gathers_twice ? 2 * m : m;
-  const double each_shown = m * (b.forward.dp + b.backward.dp), each_all = b.gather * gathers + b.reduce_each * m;
-  dp(Kind::all_gather, w.all() * 2, gathers, b.gather, each_all > 0 ? each_shown * b.gather * gathers / each_all : 0);
-  dp(Kind::reduce_scatter, w.all() * r.gradient_comm_bytes, m, b.reduce_each, each_all > 0 ? each_shown * b.reduce_each * m / each_all : 0);
-  dp(st.zero >= 1 ? Kind::reduce_scatter : Kind::all_reduce, most.all() * r.gradient_comm_bytes, 1, reduce, reduce_shown);
-  dp(Kind::all_gather, most.all() * 2, 1, gather, gather_shown);
+  const double each = b.gather + b.gather_again + b.reduce_each, shown_share = each > 0 ? (b.forward.dp + b.backward.dp) / each : 0;
+  dp(Kind::all_gather, w.all() * weight_wire_bytes(c), m, b.gather, m * b.gather * shown_share);
+  dp(Kind::all_gather, w.all() * weight_wire_bytes(c), m, b.gather_again, m * b.gather_again * shown_share);
+  dp(Kind::reduce_scatter, w.all() * gradient_wire_bytes(c), m, b.reduce_each, m * b.reduce_each * shown_share);
+  if (reduce > 0) {
+    const double held = st.zero >= 1 ? most.dense / c.shards + most.experts / c.expert_shards() : most.all();
+    dp(Kind::reduce_scatter, most.all() * gradient_wire_bytes(c), 1, reduce - copies, reduce_shown * (reduce - copies) / reduce);
+    dp(Kind::all_reduce, held * gradient_wire_bytes(c), 1, copies, reduce_shown * copies / reduce);
+  }
+  dp(Kind::all_gather, most.all() * weight_wire_bytes(c), 1, gather, gather_shown);
   if (tied > 0)
     e.communication.push_back({"embedding", "all_reduce", rounded(c.table * r.gradient_comm_bytes), 1, {tied}, {tied}});
 }

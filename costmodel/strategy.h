@@ -1,6 +1,7 @@
 // What is to be trained (Workload) and how it is spread over devices (Strategy).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -40,14 +41,25 @@ struct Offload {
   bool operator==(const Offload&) const = default;
 };
 
-// Rank order is Megatron's: tp fastest, then cp, then dp, then pp slowest; ep divides dp·cp.
+// Hierarchical forms of ZeRO. 0 leaves each off.
+struct ZeroGroups {
+  std::int64_t shard = 0;                  // ranks that share the states; copies of them elsewhere in dp·cp (HSDP); 0: all of dp·cp
+  std::int64_t secondary = 0;              // ZeRO-3: ranks that share a second copy of the weights, for backward (ZeRO++ hpZ)
+  int weight_bits = 0, gradient_bits = 0;  // per element on the wire (ZeRO++ qwZ and qgZ); 0: as the runtime sends them
+  bool operator==(const ZeroGroups&) const = default;
+};
+
+// Rank order is Megatron's: tp fastest, then cp, then dp, then pp slowest. Experts are laid over the same ranks of a
+// stage: etp fastest, then ep, then their data parallelism; ep·etp divides tp·cp·dp.
 struct Strategy {
   std::int64_t tp = 1, pp = 1, vpp = 1, cp = 1, ep = 1, dp = 1;
   int zero = 0;                            // 0..3
   bool sp = false;                         // Megatron sequence parallelism, needs tp > 1
   std::int64_t micro_batch = 1;            // sequences per micro-batch and data-parallel rank
   Recompute recompute = Recompute::none;
+  std::int64_t etp = 0;                    // tensor parallelism of experts; 0: as tp
   std::int64_t recompute_layers = 0;       // with full: only that many layers of each stage; 0: all
+  ZeroGroups zero_groups;
   Schedule schedule = Schedule::one_f_one_b;
   std::vector<std::int64_t> layers_per_stage;  // pp·vpp entries; empty: as even as can be, see layer_split
   AttentionKernel attention = AttentionKernel::flash;
@@ -59,6 +71,9 @@ struct Strategy {
 
 std::string_view name_of(Recompute);
 std::string_view name_of(Schedule);
+  std::int64_t expert_tp() const { return etp > 0 ? etp : tp; }
+  std::int64_t expert_dp() const { return std::max<std::int64_t>(1, tp * cp * dp / (expert_tp() * ep)); }  // ranks with the same experts
+  std::int64_t zero_shard() const { return zero_groups.shard > 0 ? zero_groups.shard : cp * dp; }
 std::string_view name_of(AttentionKernel);
 std::string_view name_of(OptimizerKind);
 // "dp2 tp4 pp2 zero1 sp mbs1 1f1b recompute full": short, stable; what is at its default is left out.

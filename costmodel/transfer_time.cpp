@@ -10,8 +10,8 @@
 //   all_reduce, the least of
 //     ring                       2(n−1)/n · S / min(g·B) + 2(n−1) hops
 //     double tree, pipelined     max over levels of k·S / (g·B), k = 1 for two units, else 2; 2·Σ⌈log2 u⌉ hops
-//     the same, reduced by the   level 0: (1 + 1/u)·S / (B·e): a rank's data is read once by the switch and it
-//     switch (NVLS)              writes one share of the result; the levels above as in the tree
+//     the same, reduced by the   level 0: (1 + 1/u)·S / B of the switch: it reads a rank's data once, and the
+//     switch (NVLS)              rank writes one share of the result; the levels above as in the tree
 //     level by level             Σ 2(u−1)/u · S / (g·B): reduce-scatter inside, all-reduce across with every
 //                                NIC, all-gather inside; the top level as ring or tree
 //   broadcast                    S / min(g·B) + Σ⌈log2 u⌉ hops
@@ -20,9 +20,8 @@
 // (Thakur, Rabenseifner, Gropp 2005; Sanders, Speck, Träff 2009 for the double tree; for NVLS the count of bytes
 // agrees with nccl-tests on 5 to 8 GPUs of an H200 node within 2 %, tests/costmodel/collective_test.cpp.)
 //
-// A hop costs its link's latency. Links with two protocols (NCCL's LL or LL128, and Simple) offer the quick
-// one, at a share of the bandwidth, and the bulk one; the faster is taken, as NCCL's tuner does
-// (src/graph/tuning.cc). Every collective pays its link's setup once.
+// A hop costs its link's latency, a collective its setup once. Rates follow the link's efficiency at S/n bytes, which
+// is what a rank sends in one step of a ring; measured curves hold NCCL's choice of protocol and channels.
 // On a machine where `calibrate` measured the collective for this number of ranks, time is interpolated
 // between the two nearest sizes, in the logarithm of both.
 #include <algorithm>
@@ -63,13 +62,12 @@ std::optional<Seconds> from_measurements(const Op& op, int64_t ranks, const Devi
   return Seconds{below.time * std::pow(above.time / below.time, t)};
 }
 
-double rate(const Link& link, double bandwidth, double bytes) {
-  const double r = bandwidth * link.efficiency.at(bytes);
+double rate(const Link& link, double bandwidth, double message) {
+  const double r = bandwidth * link.efficiency.at(message);
   return r > 0 ? r : INFINITY;
 }
 
-// What one protocol makes of a group's levels.
-struct Wire {
+struct Wire {                     // a level of a group
   double units = 1, members = 1;
   double rate = 0;                // of one rank
   double hop = 0;                 // seconds
@@ -86,7 +84,7 @@ struct Wires {
 
 double log2_up(double units) { return std::bit_width(static_cast<std::uint64_t>(units) - 1); }
 
-Wires wires_of(const Group& g, double bytes, bool quick) {
+Wires wires_of(const Group& g, double bytes) {
   Wires w;
   w.depth = g.depth;
   w.ranks = static_cast<double>(g.size);
@@ -96,10 +94,9 @@ Wires wires_of(const Group& g, double bytes, bool quick) {
     Wire& wire = w.level[i];
     wire.units = static_cast<double>(level.units);
     wire.members = static_cast<double>(level.members);
-    wire.rate = rate(link, link.bandwidth.value, bytes);
+    wire.rate = rate(link, link.bandwidth.value, bytes / w.ranks);
     if (link.peers > 0) wire.rate *= std::min(1.0, (wire.units - 1) / link.peers);
-    if (quick && link.quick_share > 0) wire.rate *= link.quick_share;
-    wire.hop = quick || link.bulk_latency.value <= 0 ? link.latency.value : link.bulk_latency.value;
+    wire.hop = link.latency.value;
     w.setup = std::max(w.setup, link.setup.value);
     w.ring = std::min(w.ring, wire.all());
     const double above = i + 1 < g.depth ? static_cast<double>(g.levels[i + 1].members) : w.ranks;
@@ -111,15 +108,16 @@ Wires wires_of(const Group& g, double bytes, bool quick) {
 
 double tree_bytes(double units) { return units == 2 ? 1 : 2; }
 
-double all_reduce(const Wires& w, const Group& g, double bytes) {
+double all_reduce(const Wires& w, const Group& g, double bytes, bool rings_only) {
   double best = 2 * (w.ranks - 1) / w.ranks * bytes / w.ring + 2 * w.rotation;
+  if (rings_only && w.depth > 1) return best;
 
   double above = 0;  // of a tree: what the levels above the first take
   for (std::size_t i = 1; i < w.depth; ++i) above = std::max(above, tree_bytes(w.level[i].units) * bytes / w.level[i].all());
   const Wire& first = w.level[0];
   best = std::min(best, std::max(above, tree_bytes(first.units) * bytes / first.all()) + 2 * w.depth_hops);
   if (const Link& link = *g.levels[0].link; link.reduces_in_switch > 0 && first.units > 2) {
-    const double switched = (1 + 1 / first.units) * bytes / (link.bandwidth.value * link.reduces_in_switch);
+    const double switched = (1 + 1 / first.units) * bytes / (first.rate * link.reduces_in_switch);
     const double hops = w.depth_hops - (log2_up(first.units) - 1) * first.hop;
     best = std::min(best, std::max(above, switched) + 2 * hops);
   }
@@ -143,44 +141,42 @@ double all_to_all(const Wires& w, double bytes) {
   return slowest;
 }
 
-double by_protocol(const Collective& op, const Group& group, bool quick) {
+Seconds collective_time(const Collective& op, const Group& group, bool rings_only) {
   const double bytes = static_cast<double>(op.size.value);
-  const Wires w = wires_of(group, bytes, quick);
+  const Wires w = wires_of(group, bytes);
   switch (op.kind) {
-    case Collective::Kind::all_reduce: return w.setup + all_reduce(w, group, bytes);
+    case Collective::Kind::all_reduce: return {w.setup + all_reduce(w, group, bytes, rings_only)};
     case Collective::Kind::all_gather:
-    case Collective::Kind::reduce_scatter: return w.setup + (w.ranks - 1) / w.ranks * bytes / w.ring + w.rotation;
-    case Collective::Kind::broadcast: return w.setup + bytes / w.ring + w.depth_hops;
-    case Collective::Kind::all_to_all: return w.setup + all_to_all(w, bytes);
+    case Collective::Kind::reduce_scatter: return {w.setup + (w.ranks - 1) / w.ranks * bytes / w.ring + w.rotation};
+    case Collective::Kind::broadcast: return {w.setup + bytes / w.ring + w.depth_hops};
+    case Collective::Kind::all_to_all: return {w.setup + all_to_all(w, bytes)};
   }
-  return 0;
-}
-
-Seconds collective_time(const Collective& op, const Group& group) {
-  bool two_protocols = false;
-  for (std::size_t i = 0; i < group.depth; ++i) two_protocols |= group.levels[i].link->bulk_latency.value > 0;
-  const double quick = by_protocol(op, group, true);
-  return {two_protocols ? std::min(quick, by_protocol(op, group, false)) : quick};
+  return {};
 }
 
 Seconds hop_time(Bytes size, int stage, const Cluster& c, const Strategy& s) {
   const double bytes = static_cast<double>(size.value);
   const Hop hop = pipeline_hop(stage, c, s);
-  const double full = bytes / rate(*hop.link, hop.bandwidth, bytes);
-  const double quick = hop.link->latency.value + (hop.link->quick_share > 0 ? full / hop.link->quick_share : full);
-  const double bulk = hop.link->bulk_latency.value > 0 ? hop.link->bulk_latency.value + full : quick;
-  return {hop.link->setup.value + std::min(quick, bulk)};
+  return Seconds{bytes / rate(*hop.link, hop.bandwidth, bytes)} + hop.link->latency + hop.link->setup;
 }
 
 }  // namespace
 
-Seconds transfer_time(const Op& op, const Cluster& c, const Strategy& s) {
+double group_seconds(Collective::Kind kind, double bytes, const Group& group, const Cluster& c, bool rings_only) {
+  if (group.size <= 1 || bytes < 1) return 0;
+  const Collective op{kind, Axis::dp, {static_cast<int64_t>(std::min(bytes, 9e18))}, DType::bf16};
+  if (!c.device.measured.empty())
+    if (const auto t = from_measurements(op, group.size, c.device)) return t->value;
+  return collective_time(op, group, rings_only).value;
+}
+
+Seconds transfer_time(const Op& op, const Cluster& c, const Strategy& s, bool rings_only) {
   if (const auto* collective = std::get_if<Collective>(&op)) {
     const Group group = group_of(collective->axis, c, s);
     if (group.size <= 1) return {};
     if (!c.device.measured.empty())
       if (const auto t = from_measurements(op, group.size, c.device)) return *t;
-    return collective_time(*collective, group);
+    return collective_time(*collective, group, rings_only);
   }
   if (!c.device.measured.empty())
     if (const auto t = from_measurements(op, 2, c.device)) return *t;

@@ -141,6 +141,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   if (wants_time) {
     const auto measured = measured_step(c, data, s);
     if (const auto* reason = std::get_if<std::string>(&measured)) skip("step_time", *reason);
+  base.reason = s.note;
     else if (const double t = std::get<double>(measured); !(t > 0)) skip("step_time", "the measured time is not positive");
     else add("step_time", t, e->time.step.value, e->time.step.value / t - 1);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "costmodel/estimate.h"
+#include "costmodel/fabric.h"
 #include "costmodel/runtime.h"
 
 namespace llmplan {
@@ -27,7 +28,7 @@ struct Case {
   std::optional<std::int64_t> n_experts, top_k, moe_ffn, shared_experts, dense_layers, mla;
   std::optional<std::int64_t> n_devices, devices_per_node;
   std::string fabric;
-  std::optional<std::int64_t> tp, pp, vpp, cp, ep, dp, zero, sp;
+  std::optional<std::int64_t> tp, pp, vpp, cp, ep, etp, dp, zero, zero_shard, sp;
   std::string schedule;
   std::optional<std::int64_t> global_batch, micro_batch;
   std::string recompute, attention, precision, optimizer, offload;
@@ -46,8 +47,8 @@ void for_each_column(CaseType& c, F f) {
   f("seq", c.seq), f("n_experts", c.n_experts), f("top_k", c.top_k), f("moe_ffn", c.moe_ffn);
   f("shared_experts", c.shared_experts), f("dense_layers", c.dense_layers), f("mla", c.mla);
   f("n_devices", c.n_devices), f("devices_per_node", c.devices_per_node), f("fabric", c.fabric);
-  f("tp", c.tp), f("pp", c.pp), f("vpp", c.vpp), f("cp", c.cp), f("ep", c.ep), f("dp", c.dp);
-  f("zero", c.zero), f("sp", c.sp), f("schedule", c.schedule), f("global_batch", c.global_batch);
+  f("tp", c.tp), f("pp", c.pp), f("vpp", c.vpp), f("cp", c.cp), f("ep", c.ep), f("etp", c.etp), f("dp", c.dp);
+  f("zero", c.zero), f("zero_shard", c.zero_shard), f("sp", c.sp), f("schedule", c.schedule), f("global_batch", c.global_batch);
   f("micro_batch", c.micro_batch), f("recompute", c.recompute), f("attention", c.attention);
   f("precision", c.precision), f("optimizer", c.optimizer), f("offload", c.offload);
   f("step_time_s", c.step_time_s), f("tokens_per_s_per_device", c.tokens_per_s_per_device);
@@ -85,10 +86,12 @@ struct ValidationData {
   std::function<Runtime(const std::string& runtime)> runtime;  // throws Error for an unknown one
   std::map<std::string, BlankCells> blank_cells;               // by runtime
   std::map<std::string, std::string> device_aliases, runtime_aliases;  // other names of profiles; see resolve
+  std::vector<FabricWord> fabrics;                             // words for networks
   std::vector<ModelConfig> models;  // complete what the columns cannot say (MLA's ranks, norms, tied heads)
 };
 
 struct Setup {
+  std::string note;  // in what the row was not understood; empty: in nothing
   ModelConfig model;
   Cluster cluster;
   Workload workload;
@@ -100,8 +103,6 @@ std::variant<Estimate, Infeasible> estimate(const Setup&);
 const std::string& resolve(const std::string& name, const std::map<std::string, std::string>& aliases);
 // The inputs of estimate(), or why there are none.
 std::variant<Setup, std::string> set_up(const Case&, const ValidationData&);
-// BytesPerSecond per device and direction from the source's own words, e.g. "8x200Gb/s HDR IB" per node.
-std::optional<BytesPerSecond> fabric_bandwidth(const std::string& fabric, std::int64_t devices_per_node);
 // Seconds of the measured step, converted if need be, or why there are none.
 std::variant<double, std::string> measured_step(const Case&, const ValidationData&, const Setup&);
 Flops counted_flops(FlopsConvention, const ModelConfig&, const Workload&, const Strategy&);  // of one step
@@ -111,7 +112,7 @@ struct Comparison {
   std::string metric;  // "step_time" seconds, "peak_memory" bytes, "oom" 0 or 1
   double measured = 0, predicted = 0, error = 0;  // error: predicted/measured − 1; of oom: predicted − measured
   bool skipped = false, headline = true;          // headline: counts in summaries
-  std::string reason;                             // why skipped
+  std::string reason;                             // why skipped; else in what the row was not understood
   std::string problem, strategy;                  // rows that differ in strategy only share the problem; ranking.h
 };
 std::vector<Comparison> compare(const Case&, const ValidationData&);

@@ -79,10 +79,10 @@ template <> struct Fields<Link> {
   static constexpr const char* name = "link";
   static constexpr auto list = std::tuple{Field{"name", &T::name}, Field{"bandwidth", &T::bandwidth},
                                           Field{"latency", &T::latency}, Field{"efficiency", &T::efficiency},
-                                          Field{"setup", &T::setup}, Field{"bulk_latency", &T::bulk_latency},
-                                          Field{"quick_share", &T::quick_share},
+                                          Field{"setup", &T::setup},
                                           Field{"reduces_in_switch", &T::reduces_in_switch},
-                                          Field{"peers", &T::peers}, Field{"ports", &T::ports}};
+                                          Field{"peers", &T::peers}, Field{"ports", &T::ports},
+                                          Field{"peer_stores", &T::peer_stores}};
 };
 
 template <> struct Fields<Tier> {
@@ -126,10 +126,17 @@ template <> struct Fields<Offload> {
 
 template <> struct Fields<Strategy> {
   using T = Strategy;
+template <> struct Fields<ZeroGroups> {
+  using T = ZeroGroups;
+  static constexpr const char* name = "zero_groups";
+  static constexpr auto list = std::tuple{Field{"shard", &T::shard}, Field{"secondary", &T::secondary},
+                                          Field{"weight_bits", &T::weight_bits}, Field{"gradient_bits", &T::gradient_bits}};
+};
+
   static constexpr const char* name = "strategy";
   static constexpr auto list = std::tuple{
       Field{"tp", &T::tp}, Field{"pp", &T::pp}, Field{"vpp", &T::vpp}, Field{"cp", &T::cp}, Field{"ep", &T::ep},
-      Field{"dp", &T::dp}, Field{"zero", &T::zero}, Field{"sp", &T::sp}, Field{"micro_batch", &T::micro_batch},
+      Field{"dp", &T::dp}, Field{"etp", &T::etp}, Field{"zero", &T::zero}, Field{"zero_groups", &T::zero_groups}, Field{"sp", &T::sp}, Field{"micro_batch", &T::micro_batch},
       Field{"recompute", &T::recompute}, Field{"recompute_layers", &T::recompute_layers},
       Field{"schedule", &T::schedule}, Field{"layers_per_stage", &T::layers_per_stage},
       Field{"attention", &T::attention}, Field{"offload", &T::offload}};

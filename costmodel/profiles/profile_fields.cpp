@@ -42,10 +42,9 @@ const std::vector<ProfileField<Link>>& link_fields() {
       {"latency", &Link::latency},
       {"efficiency", &Link::efficiency},
       {"setup", &Link::setup},
-      {"bulk_latency", &Link::bulk_latency},
-      {"quick_share", &Link::quick_share},
       {"reduces_in_switch", &Link::reduces_in_switch},
       {"peers", &Link::peers},
+      {"peer_stores", &Link::peer_stores},
   };
   return fields;
 }

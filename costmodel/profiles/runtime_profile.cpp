@@ -46,6 +46,7 @@ const std::vector<RuntimeField>& runtime_fields() {
       {"reduce_every_micro_batch", &R::reduce_every_micro_batch},
       {"split_transfers", &R::split_transfers},
       {"cp", &R::cp},
+      {"rings_only", &R::rings_only},
       {"straggling", &R::straggling},
       {"gradient_bytes", &R::gradient_bytes},
       {"master_weights", &R::master_weights},

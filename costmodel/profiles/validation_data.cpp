@@ -6,6 +6,7 @@
 #include "costmodel/profiles/case_file.h"
 #include "costmodel/profiles/files.h"
 #include "costmodel/profiles/node.h"
+#include "costmodel/profiles/profile_fields.h"
 #include "costmodel/profiles/profiles.h"
 #include "costmodel/profiles/quantity.h"
 #include "costmodel/profiles/runtime_profile.h"
@@ -78,8 +79,30 @@ static std::map<std::string, std::string> read_aliases(const Node& map) {
   return aliases;
 }
 
+static std::vector<FabricWord> read_fabrics() {
+  const std::string file = data_directory() + "/costmodel/validation/fabrics.yaml";
+  const Node root = parse_yaml(read_profile_file(file), file);
+  require(root, Node::Kind::list, "the file");
+  std::vector<FabricWord> words;
+  for (const Node& item : root.items) {
+    only_keys(item, {"link", "device", "generic", "words"}, "a network");
+    FabricWord word;
+    word.link = read_link(required(item, "link", "a network"), 1, true);
+    if (const Node* n = item.find("device")) word.device = read_text(*n, "device");
+    if (const Node* n = item.find("generic")) word.generic = read_bool(*n, "generic");
+    const Node& list = required(item, "words", "a network");
+    require(list, Node::Kind::list, "words");
+    for (const Node& n : list.items) {
+      word.word = read_text(n, "a word");
+      words.push_back(word);
+    }
+  }
+  return words;
+}
+
 ValidationData validation_data() {
   ValidationData data;
+  data.fabrics = read_fabrics();
   data.blank_cells = read_blank_cells();
   const std::string aliases_file = data_directory() + "/costmodel/validation/aliases.yaml";
   const Node aliases = parse_yaml(read_profile_file(aliases_file), aliases_file);

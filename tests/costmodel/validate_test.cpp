@@ -216,19 +216,6 @@ TEST_CASE("regret is what the strategy predicted fastest costs beyond the fastes
   CHECK(s[0].best_chosen == 0);
 }
 
-TEST_CASE("a network's words give the bandwidth of one device") {
-  const auto gb = [](const char* text, std::int64_t per_node) { return fabric_bandwidth(text, per_node)->value / 1e9; };
-  CHECK(gb("8x200Gb/s HDR IB (Selene)", 8) == doctest::Approx(25));
-  CHECK(gb("4x100Gb/s RoCE", 8) == doctest::Approx(6.25));
-  CHECK(gb("1600 Gb/s RoCE per node (stated in later revision of the same table)", 8) == doctest::Approx(25));
-  CHECK(gb("800 Gb/s per node (vTrain config inter_node_bandwidth=800)", 8) == doctest::Approx(12.5));
-  CHECK(gb("400Gb/s per GPU RDMA (backend)", 8) == doctest::Approx(50));
-  CHECK(gb("100Gb/s IB", 4) == doctest::Approx(3.125));
-  CHECK(gb("50 GB/s per GPU", 8) == doctest::Approx(50));
-  CHECK_FALSE(fabric_bandwidth("", 8).has_value());
-  CHECK_FALSE(fabric_bandwidth("InfiniBand HDR", 8).has_value());
-}
-
 TEST_CASE("time comes from the step, else from tokens/s, else from TFLOP/s in the source's convention") {
   const ValidationData data = validation_data();
   const auto all = cases(row("step", "1.25,999,999,,,,") + row("tokens", ",1000,999,,,,") +

@@ -46,6 +46,18 @@ Json get(const Strategy& s) { return s.*Member; }
 template <auto Member>
 Json get_name(const Strategy& s) { return std::string(name_of(s.*Member)); }
 
+template <auto Member>
+void set_from_zero(Strategy& s, const std::string& flag, const std::string& text) {
+  s.*Member = read_integer(flag, text, 0, kMost);
+}
+template <auto Member>
+void set_zero_group(Strategy& s, const std::string& flag, const std::string& text) {
+  auto& to = s.zero_groups.*Member;
+  to = static_cast<std::decay_t<decltype(to)>>(read_integer(flag, text, 0, kMost));
+}
+template <auto Member>
+Json get_zero_group(const Strategy& s) { return s.zero_groups.*Member; }
+
 void set_zero(Strategy& s, const std::string& flag, const std::string& text) {
   s.zero = static_cast<int>(read_integer(flag, text, 0, 3));
 }
@@ -99,8 +111,13 @@ Json offload_names(const Strategy& s) {
 const std::vector<StrategyField>& fields() {
   static const std::vector<StrategyField> list = {
       {"tp", "N", "tensor parallel: splits each layer's matrices", set_degree<&Strategy::tp>, get<&Strategy::tp>},
+      {"etp", "N", "tensor parallel of experts; 0: as tp", set_from_zero<&Strategy::etp>, get<&Strategy::etp>},
       {"pp", "N", "pipeline parallel: stages of consecutive layers", set_degree<&Strategy::pp>, get<&Strategy::pp>},
       {"vpp", "N", "virtual stages per device (interleaved schedule)", set_degree<&Strategy::vpp>, get<&Strategy::vpp>},
+      {"zero_shard", "N", "ZeRO in groups of N data-parallel ranks, copies between groups (HSDP); 0: one group", set_zero_group<&ZeroGroups::shard>, get_zero_group<&ZeroGroups::shard>},
+      {"zero_secondary", "N", "ZeRO-3: N ranks share a second copy of the weights for backward (ZeRO++ hpZ)", set_zero_group<&ZeroGroups::secondary>, get_zero_group<&ZeroGroups::secondary>},
+      {"zero_weight_bits", "0|4|8", "ZeRO-3: weights quantised on the wire (ZeRO++ qwZ)", set_zero_group<&ZeroGroups::weight_bits>, get_zero_group<&ZeroGroups::weight_bits>},
+      {"zero_gradient_bits", "0|4|8", "ZeRO-3: gradients quantised on the wire (ZeRO++ qgZ)", set_zero_group<&ZeroGroups::gradient_bits>, get_zero_group<&ZeroGroups::gradient_bits>},
       {"cp", "N", "context parallel: splits each sequence", set_degree<&Strategy::cp>, get<&Strategy::cp>},
       {"ep", "N", "expert parallel (mixture of experts)", set_degree<&Strategy::ep>, get<&Strategy::ep>},
       {"dp", "N", "data parallel; derived from the cluster if left out", set_degree<&Strategy::dp>, get<&Strategy::dp>},
