@@ -49,6 +49,19 @@ Json value_json(const Comparison& c, double value) {
   return value;
 }
 
+// How many cases each reason costs, the most first. A row's line number is no reason of its own.
+std::vector<std::pair<std::string, std::int64_t>> skip_reasons(const std::vector<Comparison>& comparisons) {
+  std::map<std::string, std::int64_t> reasons;
+  for (const Comparison& c : comparisons) {
+    if (!c.skipped) continue;
+    const std::size_t colon = c.reason.starts_with("line ") ? c.reason.find(": ") : std::string::npos;
+    ++reasons[colon == std::string::npos ? c.reason : c.reason.substr(colon + 2)];
+  }
+  std::vector<std::pair<std::string, std::int64_t>> order(reasons.begin(), reasons.end());
+  std::ranges::stable_sort(order, {}, [](const auto& r) { return -r.second; });
+  return order;
+}
+
 Json ranking_json(const std::vector<Ranking>& rankings) {
   Json problems = Json::array(), summary = Json::array();
   for (const Ranking& r : rankings)
@@ -62,7 +75,7 @@ Json ranking_json(const std::vector<Ranking>& rankings) {
 
 Json document(const std::vector<Comparison>& comparisons, const std::vector<Summary>& summaries,
               const std::vector<Ranking>& rankings) {
-  Json cases = Json::array(), summary = Json::array();
+  Json cases = Json::array(), summary = Json::array(), skipped = Json::array();
   for (const Comparison& c : comparisons)
     cases.push_back({{"id", c.id}, {"source", c.source}, {"runtime", c.runtime}, {"device", c.device},
                      {"metric", c.metric}, {"measured", value_json(c, c.measured)},
@@ -75,7 +88,8 @@ Json document(const std::vector<Comparison>& comparisons, const std::vector<Summ
                        {"left_out", s.left_out}, {"mape", figure(s.mape)}, {"median_ape", figure(s.median_ape)},
                        {"p90_ape", figure(s.p90_ape)}, {"max_ape", figure(s.max_ape)}, {"bias", figure(s.bias)}});
   }
-  return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary},
+  for (const auto& [reason, n] : skip_reasons(comparisons)) skipped.push_back({{"reason", reason}, {"n", n}});
+  return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary}, {"skipped", skipped},
           {"ranking", ranking_json(rankings)}};
 }
 
@@ -142,14 +156,16 @@ void print_worst(const std::vector<Comparison>& comparisons, std::int64_t n) {
 }
 
 void print_skipped(const std::vector<Comparison>& comparisons) {
-  std::map<std::string, std::int64_t> reasons;
-  for (const Comparison& c : comparisons)
-    if (c.skipped) ++reasons[c.reason];
-  if (reasons.empty()) return;
-  std::vector<std::pair<std::string, std::int64_t>> order(reasons.begin(), reasons.end());
-  std::ranges::stable_sort(order, {}, [](const auto& r) { return -r.second; });
+  constexpr std::size_t kReasons = 40;
+  const auto order = skip_reasons(comparisons);
+  if (order.empty()) return;
   std::cout << "skipped because\n";
-  for (const auto& [reason, n] : order) std::cout << fmt::format("{:6}  {}\n", n, reason);
+  std::int64_t more = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i < kReasons) std::cout << fmt::format("{:6}  {}\n", order[i].second, order[i].first);
+    else more += order[i].second;
+  }
+  if (more > 0) std::cout << fmt::format("{:6}  for {} other reasons (--json names each row's)\n", more, order.size() - kReasons);
   std::cout << '\n';
 }
 
