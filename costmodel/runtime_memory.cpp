@@ -49,10 +49,10 @@ static double gathered(const RuntimeCase& c, const Stage& s, const StageWeights&
   const double e = c.dims.element;
   if (c.shards <= 1 || st.zero < 2) return 0;
   // FSDP told not to reshard after forward (its ZeRO-2): all weights of the pass. A pipeline of it gathers once
-  // per step, and adds up whole gradients until the last micro-batch.
+  // per step, and adds up whole gradients in fp32 until the last micro-batch.
   if (r.fp32_parameters && st.zero == 2) return e * w.all();
   if (st.zero < 3) return 0;
-  if (r.fp32_parameters && st.pp > 1) return 2 * e * w.all();
+  if (r.fp32_parameters && st.pp > 1) return (e + 4) * w.all();
   const double layer = std::max(s.dense > 0 ? c.dense_layer.dense : 0.0, s.moe > 0 ? c.moe_layer.dense + c.moe_layer.experts : 0.0);
   return e * (r.zero3_layers * layer + ((s.first ? 1 : 0) + (s.last ? 1 : 0)) * c.table);
 }

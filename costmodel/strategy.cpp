@@ -58,14 +58,14 @@ std::string describe(const Strategy& s) {
   count("vpp", s.vpp);
   count("cp", s.cp);
   count("ep", s.ep);
-  if (s.zero != 0) word("zero" + std::to_string(s.zero));
   if (s.etp != 0) word("etp" + std::to_string(s.etp));
-  if (s.sp) word("sp");
+  if (s.zero != 0) word("zero" + std::to_string(s.zero));
   const ZeroGroups& z = s.zero_groups;
   if (z.shard != 0) word("shard" + std::to_string(z.shard));
   if (z.secondary != 0) word("hpz" + std::to_string(z.secondary));
   if (z.weight_bits != 0) word("qwz" + std::to_string(z.weight_bits));
   if (z.gradient_bits != 0) word("qgz" + std::to_string(z.gradient_bits));
+  if (s.sp) word("sp");
   word("mbs" + std::to_string(s.micro_batch));
   if (s.pp > 1) word(name_of(s.schedule));
   if (s.recompute != Recompute::none) {

@@ -53,13 +53,13 @@ struct ZeroGroups {
 // stage: etp fastest, then ep, then their data parallelism; ep·etp divides tp·cp·dp.
 struct Strategy {
   std::int64_t tp = 1, pp = 1, vpp = 1, cp = 1, ep = 1, dp = 1;
+  std::int64_t etp = 0;                    // tensor parallelism of experts; 0: as tp
   int zero = 0;                            // 0..3
+  ZeroGroups zero_groups;
   bool sp = false;                         // Megatron sequence parallelism, needs tp > 1
   std::int64_t micro_batch = 1;            // sequences per micro-batch and data-parallel rank
   Recompute recompute = Recompute::none;
-  std::int64_t etp = 0;                    // tensor parallelism of experts; 0: as tp
   std::int64_t recompute_layers = 0;       // with full: only that many layers of each stage; 0: all
-  ZeroGroups zero_groups;
   Schedule schedule = Schedule::one_f_one_b;
   std::vector<std::int64_t> layers_per_stage;  // pp·vpp entries; empty: as even as can be, see layer_split
   AttentionKernel attention = AttentionKernel::flash;
@@ -67,13 +67,13 @@ struct Strategy {
   bool operator==(const Strategy&) const = default;
 
   std::int64_t devices() const { return tp * cp * dp * pp; }
+  std::int64_t expert_tp() const { return etp > 0 ? etp : tp; }
+  std::int64_t expert_dp() const { return std::max<std::int64_t>(1, tp * cp * dp / (expert_tp() * ep)); }  // ranks with the same experts
+  std::int64_t zero_shard() const { return zero_groups.shard > 0 ? zero_groups.shard : cp * dp; }
 };
 
 std::string_view name_of(Recompute);
 std::string_view name_of(Schedule);
-  std::int64_t expert_tp() const { return etp > 0 ? etp : tp; }
-  std::int64_t expert_dp() const { return std::max<std::int64_t>(1, tp * cp * dp / (expert_tp() * ep)); }  // ranks with the same experts
-  std::int64_t zero_shard() const { return zero_groups.shard > 0 ? zero_groups.shard : cp * dp; }
 std::string_view name_of(AttentionKernel);
 std::string_view name_of(OptimizerKind);
 // "dp2 tp4 pp2 zero1 sp mbs1 1f1b recompute full": short, stable; what is at its default is left out.

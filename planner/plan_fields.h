@@ -124,8 +124,6 @@ template <> struct Fields<Offload> {
                                           Field{"weights", &T::weights}, Field{"activations", &T::activations}};
 };
 
-template <> struct Fields<Strategy> {
-  using T = Strategy;
 template <> struct Fields<ZeroGroups> {
   using T = ZeroGroups;
   static constexpr const char* name = "zero_groups";
@@ -133,6 +131,8 @@ template <> struct Fields<ZeroGroups> {
                                           Field{"weight_bits", &T::weight_bits}, Field{"gradient_bits", &T::gradient_bits}};
 };
 
+template <> struct Fields<Strategy> {
+  using T = Strategy;
   static constexpr const char* name = "strategy";
   static constexpr auto list = std::tuple{
       Field{"tp", &T::tp}, Field{"pp", &T::pp}, Field{"vpp", &T::vpp}, Field{"cp", &T::cp}, Field{"ep", &T::ep},
