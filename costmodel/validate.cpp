@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 
 #include "costmodel/ranking.h"
 
@@ -120,16 +121,18 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   const bool analytical = contains(lower(c.memory_kind), "analytical");  // no run at all
   const bool has_time = c.step_time_s || c.tokens_per_s_per_device || c.tflops_per_device || c.mfu;
   const bool wants_time = has_time || !failed(c);
-  const auto setup = set_up(c, data);
-  std::string why;  // set_up's, or estimate's
-  if (const auto* reason = std::get_if<std::string>(&setup)) why = *reason;
-  const Estimate* e = nullptr;
+  std::variant<Setup, std::string> setup;
   std::variant<Estimate, Infeasible> result;
-  if (why.empty()) {
-    result = estimate(std::get<Setup>(setup));
-    e = std::get_if<Estimate>(&result);
-    if (!e) why = std::get<Infeasible>(result).reason;
+  std::string why;
+  try {
+    setup = set_up(c, data);
+    if (const Setup* s = std::get_if<Setup>(&setup)) result = estimate(*s);
+  } catch (const std::exception& e) {  // a mistake of ours with one odd cell must not cost the other rows
+    setup = std::string("llmplan failed on this row: ") + e.what();
   }
+  const Estimate* e = std::get_if<Estimate>(&result);
+  if (const auto* reason = std::get_if<std::string>(&setup)) why = *reason;
+  else if (!e) why = std::get<Infeasible>(result).reason;
   if (!why.empty()) {
     if (wants_time) skip("step_time", why);
     if (c.peak_memory) skip("peak_memory", why);
@@ -142,7 +145,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   if (wants_time) {
     const auto measured = measured_step(c, data, s);
     if (const auto* reason = std::get_if<std::string>(&measured)) skip("step_time", *reason);
-    else if (const double t = std::get<double>(measured); !(t > 0)) skip("step_time", "the measured time is not positive");
+    else if (const double t = std::get<double>(measured); !(t > 0) || !std::isfinite(t)) skip("step_time", "the measured time or rate is not positive");
     else add("step_time", t, e->time.step.value, e->time.step.value / t - 1);
   }
   if (c.peak_memory) {
