@@ -15,8 +15,11 @@ GpuLibrary load() {
     return {nullptr, "LLMPLAN_DEVICE=cpu"};
   std::error_code error;
   auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  // Where to look: LLMPLAN_CUDA_LIBRARY says it for programs that lie elsewhere, such as benchmarks.
   std::string last = "this build has no GPU backend (configured without CUDA)";
-  for (const auto& path : {folder / "libllmplan_cuda.so", folder / "../lib/libllmplan_cuda.so"}) {
+  std::vector<std::filesystem::path> places{folder / "libllmplan_cuda.so", folder / "../lib/libllmplan_cuda.so"};
+  if (const char* named = std::getenv("LLMPLAN_CUDA_LIBRARY"); named && *named) places = {named};
+  for (const auto& path : places) {
     if (!std::filesystem::exists(path, error)) continue;
     void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: CUDA does not unload cleanly
     if (!handle) {
