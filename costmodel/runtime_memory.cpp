@@ -29,46 +29,14 @@ Memory stage_memory(const RuntimeCase& c, int64_t i) {
     if (st.zero < from) return per_parameter * w.all();
     return per_parameter * (w.dense / c.shards + w.experts / c.expert_shards());
   };
-  const bool whole_fp32 = c.dims.element == 4;
-  // FSDP's own parameter is the fp32 master: sharded, and cast when it is gathered.
-  const bool fsdp = r.fp32_parameters && st.zero >= 2 && c.shards > 1 && !st.offload.optimizer;
-  if (!st.offload.weights) m.weights = rounded(fsdp ? sharded(4, 2) : sharded(c.dims.element, 3));
-  if (st.zero_groups.secondary > 0 && st.zero >= 3)  // ZeRO++'s second copy, in the precision of computing
-    m.weights += rounded(c.dims.element * w.all() / d(st.zero_groups.secondary));
-  if (!st.offload.gradients)
-    m.gradients = rounded(sharded(whole_fp32 ? 4 : r.gradient_bytes, 2) + (whole_fp32 ? 0 : r.micro_gradient_bytes * w.all()));
-  const bool master = r.master_weights && c.workload.optimizer.kind != OptimizerKind::adamw_lean && !whole_fp32 && !fsdp;
-  if (!st.offload.optimizer)
-    m.optimizer = rounded(sharded(state_bytes(c.workload.optimizer.kind) + (master ? 4 : 0), 1));
-}
-
-// Bytes that ZeRO-3 has gathered while a layer computes.
-static double gathered(const RuntimeCase& c, const Stage& s, const StageWeights& w) {
-  const Strategy& st = c.strategy;
-  const Runtime& r = c.runtime;
-  const double e = c.dims.element;
-  if (c.shards <= 1 || st.zero < 2) return 0;
-  // FSDP told not to reshard after forward (its ZeRO-2): all weights of the pass. A pipeline of it gathers once
-  // per step, and adds up whole gradients in fp32 until the last micro-batch.
-  if (r.fp32_parameters && st.zero == 2) return e * w.all();
-  if (st.zero < 3) return 0;
-  if (r.fp32_parameters && st.pp > 1) return (e + 4) * w.all();
-  const double layer = std::max(s.dense > 0 ? c.dense_layer.dense : 0.0, s.moe > 0 ? c.moe_layer.dense + c.moe_layer.experts : 0.0);
-  return e * (r.zero3_layers * layer + ((s.first ? 1 : 0) + (s.last ? 1 : 0)) * c.table);
-}
-
-Memory stage_memory(const RuntimeCase& c, int64_t i) {
-  const Stage& s = c.stages[static_cast<std::size_t>(i)];
-  const Strategy& st = c.strategy;
-  const Runtime& r = c.runtime;
-  const Dims& x = c.dims;
-  const StageWeights w = c.weights(s);
-  const double e = x.element;
+  const bool whole_fp32 = e == 4;
   Memory m;
   m.peak_stage = static_cast<int>(i);
   m.capacity = c.cluster.device.memory;
   const bool fp32_parameters = r.fp32_parameters && st.zero >= 3 && c.shards > 1 && !st.offload.optimizer;
   if (!st.offload.weights) m.weights = rounded(sharded(fp32_parameters ? 4 : e, 3));
+  if (st.zero_groups.secondary > 0 && st.zero >= 3)  // ZeRO++'s second copy, in the precision of computing
+    m.weights += rounded(c.dims.element * w.all() / d(st.zero_groups.secondary));
   if (!st.offload.gradients) m.gradients = rounded(sharded(whole_fp32 ? 4 : r.gradient_bytes, 2));
   const double master = r.master_weights && !whole_fp32 && !fp32_parameters ? 4 : 0;
   if (!st.offload.optimizer) m.optimizer = rounded(sharded(state_bytes(c.workload.optimizer.kind) + master, 1));
