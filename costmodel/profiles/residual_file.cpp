@@ -55,6 +55,7 @@ std::vector<Residual> residuals_of(const std::vector<Case>& cases, const Validat
     if (std::isnan(r.time_error) && std::isnan(r.memory_error)) continue;
     const Setup s = std::get<Setup>(set_up(c, data));
     r.features = features_of(s.model, s.cluster, s.workload, s.strategy);
+    r.features.words[0] = s.runtime.name;  // a row may mean a variant of the software that it names
     out.push_back(std::move(r));
   }
   return out;

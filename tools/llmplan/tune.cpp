@@ -15,6 +15,7 @@
 #include "tools/llmplan/strategy_table.h"
 #include "tools/llmplan/table.h"
 #include "tools/llmplan/terminal.h"
+#include "tools/llmplan/uncertainty.h"
 
 namespace llmplan::cli {
 namespace {
@@ -138,7 +139,7 @@ Exit tune(const Options& options, bool json) {
                     {"plan", options.out}});
     return Exit::ok;
   }
-  std::cout << ranking_text(result.ranking, static_cast<std::size_t>(top))
+  std::cout << ranking_text(result.ranking, static_cast<std::size_t>(top)) << uncertainty_text(uncertainty_of(in, best), best)
             << fmt::format("wrote {}   {}{}\n", options.out, plan_line(plan), plan.digest.empty() ? "" : "   digest " + plan.digest)
             << fmt::format("{} step {}, {} tok/s, arena {}\n", plan.digest.empty() ? "estimated" : "simulated", seconds_text(plan.prediction.step),
                            short_rate(plan.prediction.tokens_per_s), bytes_text(plan.prediction.arena));
