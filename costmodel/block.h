@@ -21,9 +21,18 @@ struct Shapes {
   std::int64_t tp, dp, shards;      // shards: ZeRO-1 slices of the optimizer state
   std::int64_t head_rows;           // tokens of one chunk of the head
   bool sp, tied;
-  DType dtype;              // of weights and activations
+  DType dtype;              // of weights and activations; bf16 where linears are fp8
+  bool fp8;                 // the layers' linears multiply in 8 bits; head and embedding do not
+  bool lean;                // no fp32 master, moments as wide as the weights, stochastic rounding
+  bool documents;           // attention stays within documents
   double eps;
   std::int64_t divisor;     // tokens of the global batch
+  std::int64_t scale_window;  // of the loss scale
+  std::int64_t seed;        // of stochastic rounding
+  std::int64_t state_bytes() const {  // of the optimizer, per element
+    return lean ? 2 * size_of(dtype) : dtype == DType::fp32 ? 8 : 12;
+  }
+  bool scaled() const { return dtype == DType::fp16; }  // small gradients would be 0 in its 5 bits of exponent
 };
 
 // Logits exist for about 32 MiB of tokens at once, but not for fewer than the rows that hide the traffic
@@ -56,11 +65,16 @@ inline Shapes shapes_of(const ModelConfig& m, const Cluster& c, const Workload& 
   s.tp = st.tp;
   s.dp = st.dp;
   s.shards = st.zero >= 1 ? st.dp : 1;
-  s.dtype = w.precision;
+  s.fp8 = is_fp8(w.precision);
+  s.dtype = s.fp8 ? DType::bf16 : w.precision;
+  s.lean = w.optimizer.kind == OptimizerKind::adamw_lean;
+  s.documents = w.documents;
+  s.seed = s.lean ? static_cast<std::int64_t>(w.seed) : 0;
   s.head_rows = head_chunk_rows(s.rows, s.vocab, s.dtype, c.device.cpu);
   s.tied = m.tie_word_embeddings;
   s.eps = m.rms_norm_eps;
   s.divisor = w.global_batch * s.seq;
+  s.scale_window = w.optimizer.loss_scale_window;
   return s;
 }
 
@@ -85,6 +99,28 @@ template <class F>
 void linear_dw(const Shapes& s, std::int64_t rows, std::int64_t out, std::int64_t in, bool accumulate, F&& emit) {
   emit(Gemm{out, in, rows, true, false, accumulate, s.dtype, DType::fp32});
 }
+// The same three in fp8, of operands that are quantised; the weight is, anew each time, one way or the other.
+template <class F>
+void quantize_weight(const Shapes& s, std::int64_t out, std::int64_t in, bool transposed, F&& emit) {
+  emit(Quantize{out, in, !transposed, transposed, s.dtype, DType::fp8_e4m3});
+}
+template <class F>
+void layer_linear(const Shapes& s, std::int64_t rows, std::int64_t out, std::int64_t in, F&& emit) {
+  if (!s.fp8) return linear(s, rows, out, in, emit);
+  quantize_weight(s, out, in, false, emit);
+  emit(Gemm{rows, out, in, false, true, false, DType::fp8_e4m3, s.dtype});
+}
+template <class F>
+void layer_linear_dx(const Shapes& s, std::int64_t rows, std::int64_t out, std::int64_t in, F&& emit) {
+  if (!s.fp8) return linear_dx(s, rows, out, in, emit);
+  quantize_weight(s, out, in, true, emit);
+  emit(Gemm{rows, in, out, false, true, false, DType::fp8_e5m2, s.dtype});
+}
+template <class F>
+void layer_linear_dw(const Shapes& s, std::int64_t rows, std::int64_t out, std::int64_t in, bool accumulate, F&& emit) {
+  if (!s.fp8) return linear_dw(s, rows, out, in, accumulate, emit);
+  emit(Gemm{out, in, rows, false, true, accumulate, DType::fp8_e5m2, DType::fp32});
+}
 inline Bytes activation(const Shapes& s, std::int64_t rows) { return {rows * s.hidden * size_of(s.dtype)}; }
 
 template <class F>
@@ -101,23 +137,24 @@ void reduce_partial(const Shapes& s, F&& emit) {
 // Norm to MLP activation; `residual` is false for a norm whose input is already summed.
 template <class F>
 void forward_to_activation(const Shapes& s, bool residual, F&& emit) {
-  emit(RmsNorm{s.split_rows, s.hidden, residual, s.eps, s.dtype});
+  emit(RmsNorm{s.split_rows, s.hidden, residual, s.eps, s.dtype, s.fp8});
   gather_rows(s, emit);
-  linear(s, s.rows, s.qkv, s.hidden, emit);
-  emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, false, s.dtype});
-  emit(Attention{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype});
-  linear(s, s.rows, s.hidden, s.attn, emit);
+  layer_linear(s, s.rows, s.qkv, s.hidden, emit);
+  emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, false, s.dtype, s.documents});
+  emit(Attention{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
+  if (s.fp8) emit(Quantize{s.rows, s.attn, true, false, s.dtype, DType::fp8_e4m3});
+  layer_linear(s, s.rows, s.hidden, s.attn, emit);
   reduce_partial(s, emit);
-  emit(RmsNorm{s.split_rows, s.hidden, true, s.eps, s.dtype});
+  emit(RmsNorm{s.split_rows, s.hidden, true, s.eps, s.dtype, s.fp8});
   gather_rows(s, emit);
-  linear(s, s.rows, 2 * s.ffn, s.hidden, emit);
-  emit(SwiGlu{s.rows, s.ffn, s.dtype});
+  layer_linear(s, s.rows, 2 * s.ffn, s.hidden, emit);
+  emit(SwiGlu{s.rows, s.ffn, s.dtype, s.fp8});
 }
 
 template <class F>
 void layer_forward(const Shapes& s, bool first_of_stage, F&& emit) {
   forward_to_activation(s, !first_of_stage, emit);
-  linear(s, s.rows, s.hidden, s.ffn, emit);
+  layer_linear(s, s.rows, s.hidden, s.ffn, emit);
   reduce_partial(s, emit);
 }
 
@@ -129,21 +166,28 @@ template <class F>
 void layer_backward(const Shapes& s, bool accumulate, bool recomputed, F&& emit) {
   const auto column_parallel_grad = [&](std::int64_t out) {
     if (!recomputed) gather_rows(s, emit);
-    linear_dx(s, s.rows, out, s.hidden, emit);
+    layer_linear_dx(s, s.rows, out, s.hidden, emit);
     reduce_partial(s, emit);
-    linear_dw(s, s.rows, out, s.hidden, accumulate, emit);
+    layer_linear_dw(s, s.rows, out, s.hidden, accumulate, emit);
     emit(RmsNormGrad{s.split_rows, s.hidden, true, accumulate, s.dtype});
   };
+  const auto quantize_gradient = [&](std::int64_t columns) {
+    if (s.fp8) emit(Quantize{s.rows, columns, true, true, s.dtype, DType::fp8_e5m2});
+  };
   gather_rows(s, emit);
-  linear_dw(s, s.rows, s.hidden, s.ffn, accumulate, emit);
-  linear_dx(s, s.rows, s.hidden, s.ffn, emit);
-  emit(SwiGluGrad{s.rows, s.ffn, s.dtype});
+  quantize_gradient(s.hidden);
+  layer_linear_dw(s, s.rows, s.hidden, s.ffn, accumulate, emit);
+  layer_linear_dx(s, s.rows, s.hidden, s.ffn, emit);
+  emit(SwiGluGrad{s.rows, s.ffn, s.dtype, s.fp8});
   column_parallel_grad(2 * s.ffn);
   gather_rows(s, emit);
-  linear_dw(s, s.rows, s.hidden, s.attn, accumulate, emit);
-  linear_dx(s, s.rows, s.hidden, s.attn, emit);
-  emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype});
-  emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype});
+  quantize_gradient(s.hidden);
+  if (s.fp8) emit(Quantize{s.rows, s.attn, false, true, s.dtype, DType::fp8_e4m3});
+  layer_linear_dw(s, s.rows, s.hidden, s.attn, accumulate, emit);
+  layer_linear_dx(s, s.rows, s.hidden, s.attn, emit);
+  emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
+  emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
+  quantize_gradient(s.qkv);
   column_parallel_grad(s.qkv);
 }
 
@@ -152,7 +196,7 @@ void layer_backward(const Shapes& s, bool accumulate, bool recomputed, F&& emit)
 template <class F>
 void stage_forward(const Shapes& s, const StagePlace& p, bool accumulate, F&& emit) {
   const auto one = [&](const Op& op) { emit(op, 1); };
-  if (p.first() || p.last()) one(Load{s.rows});
+  if (p.first() || p.last() || s.documents) one(Load{s.rows, s.documents});
   if (p.first()) {
     one(Embedding{s.rows, s.hidden, s.vocab, s.dtype});
     reduce_partial(s, one);
@@ -169,7 +213,7 @@ void stage_forward(const Shapes& s, const StagePlace& p, bool accumulate, F&& em
     linear(s, rows, s.vocab, s.hidden, each);
     each(CrossEntropyStats{rows, s.vocab, s.vocab_total, s.dtype});
     if (s.tp > 1) each(Collective{Collective::Kind::all_gather, Axis::tp, {s.tp * rows * 3 * 4}, DType::fp32});
-    each(CrossEntropyGrad{rows, s.vocab, s.vocab_total, s.tp, s.divisor, true, add, s.dtype});
+    each(CrossEntropyGrad{rows, s.vocab, s.vocab_total, s.tp, s.divisor, true, add, s.dtype, s.scaled()});
     linear_dw(s, rows, s.vocab, s.hidden, add, each);
     linear_dx(s, rows, s.vocab, s.hidden, each);
   };
@@ -221,7 +265,8 @@ inline Collective world_sum() { return {Collective::Kind::all_reduce, Axis::worl
 template <class F>
 void after_world_sum(const Shapes& s, const StagePlace& p, F&& emit) {
   const Elements e = stage_elements(s, p);
-  emit(AdamW{e.all / s.shards, s.shards, s.divisor, s.dtype});
+  if (s.scaled()) emit(LossScale{s.scale_window});
+  emit(AdamW{e.all / s.shards, s.shards, s.divisor, s.dtype, s.scaled(), s.lean, s.seed});
   if (s.shards > 1)
     emit(Collective{Collective::Kind::all_gather, Axis::dp, {e.all * size_of(s.dtype)}, s.dtype});
 }

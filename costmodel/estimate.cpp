@@ -79,8 +79,8 @@ class ProgramEstimate {
     if (full && most_again > 0) again = price_layer(shapes_, st, price_, true, more);
     // The first layer of a stage has nothing to add to its input.
     Cost first_norm, other_norm;
-    price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype});
-    price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype});
+    price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype, shapes_.fp8});
+    price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype, shapes_.fp8});
 
     places_.resize(layers.size());
     cost_of_.resize(layers.size());
@@ -285,10 +285,16 @@ std::string why_not_lowerable(const ModelConfig& m, const Workload& w, const Str
   if (s.recompute == Recompute::selective) return "selective recomputation";
   if (s.attention != AttentionKernel::flash) return "unfused attention";
   if (s.offload != Offload{}) return "offloading";
-  if (w.optimizer.kind != OptimizerKind::adamw) return "optimizers other than AdamW";
+  if (w.optimizer.kind != OptimizerKind::adamw && w.optimizer.kind != OptimizerKind::adamw_lean)
+    return "optimizers other than AdamW";
+  if (w.optimizer.kind == OptimizerKind::adamw_lean && w.precision != DType::bf16 && !is_fp8(w.precision))
+    return "lean AdamW with weights other than bf16";
   if (m.num_key_value_heads % s.tp != 0) return "key/value heads that tp does not divide";
-  if (w.precision != DType::fp32 && w.precision != DType::bf16 && w.precision != DType::fp16)
-    return "8-bit precision";
+  if (is_fp8(w.precision) && s.sp) return "fp8 with sequence parallelism";
+  if (is_fp8(w.precision) && (s.micro_batch * sequence_length(m, w) % 16 != 0 || m.hidden_size % 16 != 0 ||
+                              m.head_dim * m.num_attention_heads / s.tp % 16 != 0 || m.intermediate_size / s.tp % 16 != 0 ||
+                              m.head_dim * m.num_key_value_heads / s.tp % 16 != 0))
+    return "fp8 with tokens of a micro-batch or widths of layers that 16 does not divide";
   return {};
 }
 

@@ -64,6 +64,7 @@ std::string_view kind_of(const Op& op) {
       Overload{
           [](const Load&) -> R { return "load"; },
           [](const Gemm&) -> R { return "gemm"; },
+          [](const Quantize&) -> R { return "quantize"; },
           [](const Embedding&) -> R { return "embedding"; },
           [](const EmbeddingGrad&) -> R { return "embedding_grad"; },
           [](const RmsNorm&) -> R { return "rms_norm"; },
@@ -77,6 +78,7 @@ std::string_view kind_of(const Op& op) {
           [](const CrossEntropyStats&) -> R { return "cross_entropy_stats"; },
           [](const CrossEntropyGrad&) -> R { return "cross_entropy_grad"; },
           [](const GradStats&) -> R { return "grad_stats"; },
+          [](const LossScale&) -> R { return "loss_scale"; },
           [](const AdamW&) -> R { return "adamw"; },
           [](const Collective& c) -> R { return name_of(c.kind); },
           [](const Send&) -> R { return "send"; },
@@ -92,6 +94,8 @@ Flops flops(const Op& op) {
       Overload{
           [](const Load&) { return 0.0; },
           [](const Gemm& g) { return 2.0 * d(g.m) * d(g.n) * d(g.k); },
+          // once to find the largest, once to scale
+          [](const Quantize& q) { return 2.0 * d(q.rows) * d(q.columns); },
           [](const Embedding&) { return 0.0; },
           [](const EmbeddingGrad& e) { return d(e.rows) * d(e.hidden); },
           // square-add 2, scale 1, weight 1; residual add 1
@@ -114,6 +118,7 @@ Flops flops(const Op& op) {
           [](const CrossEntropyStats& c) { return 4.0 * d(c.rows) * d(c.vocab); },
           [](const CrossEntropyGrad& c) { return c.gradient ? 4.0 * d(c.rows) * d(c.vocab) : d(c.rows); },
           [](const GradStats& g) { return 2.0 * d(g.elements); },
+          [](const LossScale&) { return 10.0; },
           [](const AdamW& a) { return 15.0 * d(a.elements); },
           [](const Collective&) { return 0.0; },
           [](const Send&) { return 0.0; },
@@ -127,10 +132,15 @@ Flops flops(const Op& op) {
 Bytes bytes_moved(const Op& op) {
   const std::int64_t n = std::visit(
       Overload{
-          [](const Load& l) { return 2 * l.rows * 4; },
+          [](const Load& l) { return (l.documents ? 3 : 2) * l.rows * 4; },
           [](const Gemm& g) {
             return (g.m * g.k + g.k * g.n) * size_of(g.in) +
-                   g.m * g.n * size_of(g.out) * (g.accumulate ? 2 : 1);
+                   g.m * g.n * size_of(g.out) * (g.accumulate ? 2 : 1) + (is_fp8(g.in) ? 2 * 4 : 0);
+          },
+          // The largest magnitude must be known before the first element can be written: two passes.
+          [](const Quantize& q) {
+            return q.rows * q.columns * (2 * size_of(q.from) + (q.straight ? 1 : 0) + (q.transposed ? 1 : 0)) +
+                   2 * (1 + q.rows) * 4;
           },
           // ids, the rows that are looked up, the rows written
           [](const Embedding& e) { return e.rows * 4 + 2 * e.rows * e.hidden * size_of(e.dtype); },
@@ -140,8 +150,9 @@ Bytes bytes_moved(const Op& op) {
                    (e.accumulate ? 0 : e.vocab * e.hidden * 4);
           },
           [](const RmsNorm& r) {
+            // Quantised: the sum is read again, and instead of the result two of one byte are written.
             return (r.residual ? 4 : 2) * r.rows * r.hidden * size_of(r.dtype) + r.rows * 4 +
-                   r.hidden * size_of(r.dtype);
+                   r.hidden * size_of(r.dtype) + (r.quantize ? 2 * r.rows * r.hidden + 2 * (1 + r.rows) * 4 : 0);
           },
           [](const RmsNormGrad& r) {
             return (r.residual ? 4 : 3) * r.rows * r.hidden * size_of(r.dtype) + r.rows * 4 +
@@ -150,33 +161,42 @@ Bytes bytes_moved(const Op& op) {
           },
           [](const Rope& r) {
             return 2 * r.rows * (r.heads + r.kv_heads) * r.head_dim * size_of(r.dtype) +
-                   r.seq * r.head_dim * 4;
+                   r.seq * r.head_dim * 4 + (r.documents ? r.rows * 4 : 0);
           },
           [](const Attention& a) {
             const std::int64_t rows = a.batch * a.seq;
             return rows * (qkv_width(a.heads, a.kv_heads, a.head_dim) + a.heads * a.head_dim) *
                        size_of(a.dtype) +
-                   rows * a.heads * 4;
+                   rows * a.heads * 4 + (a.documents ? rows * 4 : 0);
           },
           [](const AttentionGrad& a) {
             const std::int64_t rows = a.batch * a.seq;
             return 2 * rows * (qkv_width(a.heads, a.kv_heads, a.head_dim) + a.heads * a.head_dim) *
                        size_of(a.dtype) +
-                   3 * rows * a.heads * 4;  // lse, and delta written then read
+                   3 * rows * a.heads * 4 + (a.documents ? rows * 4 : 0);  // lse, and delta written then read
           },
-          [](const SwiGlu& s) { return 3 * s.rows * s.ffn * size_of(s.dtype); },
-          [](const SwiGluGrad& s) { return 5 * s.rows * s.ffn * size_of(s.dtype); },
+          // Quantised: operands are read twice, and the result is written twice, in one byte.
+          [](const SwiGlu& s) {
+            if (s.quantize) return s.rows * s.ffn * (4 * size_of(s.dtype) + 2) + 2 * (1 + s.rows) * 4;
+            return 3 * s.rows * s.ffn * size_of(s.dtype);
+          },
+          [](const SwiGluGrad& s) {
+            if (s.quantize) return s.rows * s.ffn * (6 * size_of(s.dtype) + 4) + 2 * (1 + s.rows) * 4;
+            return 5 * s.rows * s.ffn * size_of(s.dtype);
+          },
           [](const Add& a) { return 3 * a.elements * size_of(a.dtype); },
           [](const CrossEntropyStats& c) {
             return c.rows * c.vocab * size_of(c.dtype) + c.rows * (4 + 3 * 4);
           },
           [](const CrossEntropyGrad& c) {
             return (c.gradient ? 2 * c.rows * c.vocab * size_of(c.dtype) : 0) +
-                   c.rows * (4 + c.shards * 3 * 4) + 2 * 8;
+                   c.rows * (4 + c.shards * 3 * 4) + 2 * 8 + (c.scaled ? kLossScaling * 8 : 0);
           },
           [](const GradStats& g) { return g.elements * 4 + 3 * 8; },
+          [](const LossScale&) -> std::int64_t { return (3 + kLossScaling) * 2 * 8; },
           // gradient read; m, v and the fp32 weight read and written; a low-precision weight written
           [](const AdamW& a) {
+            if (a.stochastic) return a.elements * (4 + 3 * 2 * size_of(DType::bf16));
             return a.elements * (4 + 3 * 8 + (a.weights == DType::fp32 ? 0 : size_of(a.weights)));
           },
           [](const Collective& c) { return c.size.value; },

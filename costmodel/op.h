@@ -26,6 +26,7 @@ constexpr std::int64_t size_of(DType t) {
   return 0;
 }
 std::string_view name_of(DType);
+constexpr bool is_fp8(DType t) { return t == DType::fp8_e4m3 || t == DType::fp8_e5m2; }
 
 // Which group of ranks a collective runs over. `embedding` is the first and the last pipeline stage of
 // one (tp, dp) position, `world` is every rank.
@@ -33,11 +34,18 @@ enum class Axis : std::uint8_t { tp, cp, ep, dp, embedding, world };
 std::string_view name_of(Axis);
 
 // Copies one micro-batch of input from the host's loader.
-//   writes: ids[rows] int32, targets[rows] int32 (negative: no loss here)
-struct Load { std::int64_t rows; bool operator==(const Load&) const = default; };
+//   writes: ids[rows] int32, targets[rows] int32 (negative: no loss here), starts[rows] int32 if documents:
+//   the row of its sequence at which the document of a token begins
+struct Load {
+  std::int64_t rows; bool documents = false;
+  bool operator==(const Load&) const = default;
+};
+inline constexpr std::int32_t kDocumentEnd = INT32_MIN;  // a target: no loss here, and the document ends
 
 // c[m,n] (+)= a · b.   a is [m,k], or [k,m] if a_transposed; b is [k,n], or [n,k] if b_transposed.
-//   reads: a, b   writes: c
+//   reads: a, b, and in fp8 the factors of both   writes: c
+// In fp8 a·b is multiplied by both factors (see Quantize), b is e4m3 whatever a is, and both operands lie with k
+// contiguous: a is not transposed and b is, as Hopper's matrix units want them.
 // Forward y = x·Wᵀ has b_transposed; the input's gradient dx = dy·W neither; the weight's
 // gradient dW = dyᵀ·x has a_transposed.
 struct Gemm {
@@ -61,11 +69,26 @@ struct EmbeddingGrad {
   bool operator==(const EmbeddingGrad&) const = default;
 };
 
+// Per-tensor current scaling (Micikevicius et al. 2022, §3): q = x·2^e, rounded to `to`, with the largest e for
+// which max|x|·2^e is a number of that type; factor[0] = 2^-e gives x back, and is NaN where x is not finite. A
+// power of two, so that scaling itself never rounds.
+//   reads: x[rows,columns] of `from`
+//   writes: q[rows,columns] if straight, qᵀ[columns,rows] if transposed, factor[1 + rows] fp32: the factor, then
+//   scratch (largest magnitudes of parts)
+// RmsNorm, SwiGlu and SwiGluGrad do the same with their own result where they have `quantize`: it is written
+// quantised, both ways, and never in 16 bits.
+struct Quantize {
+  std::int64_t rows, columns; bool straight, transposed; DType from, to;
+  bool operator==(const Quantize&) const = default;
+};
+
 // sum = x + delta (only with `residual`); rstd = 1/sqrt(mean(sum²) + eps); y = sum · rstd · weight.
 //   reads: x[rows,hidden], weight[hidden], delta[rows,hidden] if residual
-//   writes: y[rows,hidden], rstd[rows] fp32, sum[rows,hidden] if residual (may be x's own bytes)
+//   writes: y[rows,hidden], rstd[rows] fp32, sum[rows,hidden] if residual (may be x's own bytes);
+//   if quantize, y is e4m3, and last come yᵀ[hidden,rows] and factor[1 + rows]
 struct RmsNorm {
   std::int64_t rows, hidden; bool residual; double eps; DType dtype;
+  bool quantize = false;
   bool operator==(const RmsNorm&) const = default;
 };
 // dx = (residual ? dresidual : 0) + rstd·(w·dy − x·rstd²·mean(w·dy·x)); dweight (+)= Σ_rows dy·x·rstd.
@@ -83,35 +106,44 @@ constexpr std::int64_t norm_grad_blocks(std::int64_t rows) {
 }
 
 // Rotates the q and k heads of packed qkv[rows,(heads+2·kv_heads)·head_dim] in place, HF's
-// rotate_half convention; position = row mod seq. `backward` rotates by the negative angle.
-//   reads: table[seq,head_dim] fp32: cos of head_dim/2 angles, then sin   writes: qkv
+// rotate_half convention; position = row mod seq, counted from the document's start if `documents`. `backward`
+// rotates by the negative angle.
+//   reads: table[seq,head_dim] fp32: cos of head_dim/2 angles, then sin; starts[rows] if documents   writes: qkv
 struct Rope {
   std::int64_t rows, seq, heads, kv_heads, head_dim; bool backward; DType dtype;
+  bool documents = false;
   bool operator==(const Rope&) const = default;
 };
 
-// Softmax(q·kᵀ/sqrt(head_dim))·v per sequence of `seq` rows, grouped queries, from packed qkv.
-//   reads: qkv[batch·seq,(heads+2·kv_heads)·head_dim]
+// Softmax(q·kᵀ/sqrt(head_dim))·v per sequence of `seq` rows, grouped queries, from packed qkv. `documents`: a
+// query sees no key before its document's start (only with `causal`).
+//   reads: qkv[batch·seq,(heads+2·kv_heads)·head_dim], starts[batch·seq] if documents
 //   writes: out[batch·seq,heads·head_dim], lse[batch,heads,seq] fp32
 struct Attention {
   std::int64_t batch, seq, heads, kv_heads, head_dim; bool causal; DType dtype;
+  bool documents = false;
   bool operator==(const Attention&) const = default;
 };
-//   reads: qkv, out, lse, dout[batch·seq,heads·head_dim]
+//   reads: qkv, out, lse, dout[batch·seq,heads·head_dim], starts if documents
 //   writes: dqkv (as qkv), delta[batch,heads,seq] fp32 scratch: Σ_d dout·out
 struct AttentionGrad {
   std::int64_t batch, seq, heads, kv_heads, head_dim; bool causal; DType dtype;
+  bool documents = false;
   bool operator==(const AttentionGrad&) const = default;
 };
 
-// out = silu(gate)·up.   reads: gate_up[rows,2·ffn] (gate columns first)   writes: out[rows,ffn]
+// out = silu(gate)·up.   reads: gate_up[rows,2·ffn] (gate columns first)   writes: out[rows,ffn];
+//   if quantize, out is e4m3, then outᵀ[ffn,rows] and factor[1 + rows]
 struct SwiGlu {
   std::int64_t rows, ffn; DType dtype;
+  bool quantize = false;
   bool operator==(const SwiGlu&) const = default;
 };
-//   reads: gate_up[rows,2·ffn], dout[rows,ffn]   writes: dgate_up[rows,2·ffn] (may be gate_up's own bytes)
+//   reads: gate_up[rows,2·ffn], dout[rows,ffn]   writes: dgate_up[rows,2·ffn] (may be gate_up's own bytes);
+//   if quantize, dgate_up is e5m2 (and has bytes of its own), then dgate_upᵀ[2·ffn,rows] and factor[1 + rows]
 struct SwiGluGrad {
   std::int64_t rows, ffn; DType dtype;
+  bool quantize = false;
   bool operator==(const SwiGluGrad&) const = default;
 };
 
@@ -131,12 +163,14 @@ struct CrossEntropyStats {
 };
 // loss_row = log Σexp − logit_target from the statistics of all `shards` ranks of the tp group; adds
 // (Σ loss_row, number of rows with a target) to `loss`, or sets it if not `accumulate`. With `gradient`,
-// dlogits = (softmax − onehot)/divisor replaces the logits (0 in rows without target and in padding).
-//   reads: targets[rows], stats[shards,rows,3]   writes: logits[rows,vocab], loss[2] fp64
+// dlogits = (softmax − onehot)/divisor replaces the logits (0 in rows without target and in padding);
+// `scaled`: times the loss scale, so that gradients are too, down to the weights'.
+//   reads: targets[rows], stats[shards,rows,3], scaling if scaled   writes: logits[rows,vocab], loss[2] fp64
 struct CrossEntropyGrad {
   std::int64_t rows, vocab, vocab_total, shards;
   std::int64_t divisor;   // tokens of the global batch
   bool gradient, accumulate; DType dtype;
+  bool scaled = false;
   bool operator==(const CrossEntropyGrad&) const = default;
 };
 
@@ -149,14 +183,38 @@ struct GradStats {
   std::int64_t elements, shards;  // elements: this rank's, after sharding
   bool operator==(const GradStats&) const = default;
 };
+// Dynamic loss scaling (Micikevicius et al. 2018; the rule of PyTorch's GradScaler), from the world's sums, so
+// that every rank decides alike. A norm that is not finite: this step is skipped and the scale halves, not
+// below 1. `window` steps in a row without one: it doubles. Σ grad² becomes that of the gradients without the scale.
+//   writes: stats[3] fp64, scaling: a LossScaling
+struct LossScale {
+  std::int64_t window;
+  bool operator==(const LossScale&) const = default;
+};
+struct LossScaling {
+  double scale = 65536, good_in_a_row = 0;
+  double taken = 0, skipped = 0;       // steps; taken is Adam's exponent
+  double apply = 1;                    // 0: this step is skipped
+  double inverse = 1;                  // 1 / the scale that this step's gradients have
+  double correction1 = 1, correction2 = 1;  // 1 − beta^taken
+};
+inline constexpr std::int64_t kLossScaling = sizeof(LossScaling) / sizeof(double);
+
 // Decoupled AdamW on elements [rank·elements, (rank+1)·elements) of a flat buffer (rank = the rank's
 // place on the dp axis if shards > 1, else 0), with the clip factor
 // min(1, clip/(norm + 1e-6)) from stats, and the loss divisor's correction divisor/counted tokens.
-// Weight decay where the parameter table says so.
-//   reads: gradients (as GradStats), stats[3] fp64
-//   writes: weights (whole), m[elements], v[elements], master[elements] unless the weights are fp32
+// Weight decay where the parameter table says so. `scaled`: gradients carry a loss scale, and a skipped step
+// changes nothing.
+//   reads: gradients (as GradStats), stats[3] fp64, scaling if scaled
+//   writes: weights (whole), m[elements], v[elements], master[elements] unless the weights are fp32 or
+//   `stochastic`: then there is no master, weights, m and v are bf16, and each is rounded up or down at random, with
+//   the probability that makes it right on average. The random bits are a function of seed, step, tensor and the
+//   element's place in the whole tensor: the same on every rank and under every split.
 struct AdamW {
   std::int64_t elements, shards, divisor; DType weights;
+  bool scaled = false;
+  bool stochastic = false;
+  std::int64_t seed = 0;      // of stochastic rounding
   bool operator==(const AdamW&) const = default;
 };
 
@@ -177,9 +235,9 @@ std::string_view name_of(Collective::Kind);
 struct Send { int stage; Bytes size; bool operator==(const Send&) const = default; };
 struct Recv { int stage; Bytes size; bool operator==(const Recv&) const = default; };
 
-using Op = std::variant<Load, Gemm, Embedding, EmbeddingGrad, RmsNorm, RmsNormGrad, Rope, Attention,
+using Op = std::variant<Load, Gemm, Quantize, Embedding, EmbeddingGrad, RmsNorm, RmsNormGrad, Rope, Attention,
                         AttentionGrad, SwiGlu, SwiGluGrad, Add, CrossEntropyStats, CrossEntropyGrad,
-                        GradStats, AdamW, Collective, Send, Recv>;
+                        GradStats, LossScale, AdamW, Collective, Send, Recv>;
 
 std::string_view kind_of(const Op&);   // "gemm", "attention_grad", "all_reduce", …: stable, used in reports
 Flops flops(const Op&);                // multiply-adds count 2; causal attention counts what it must compute

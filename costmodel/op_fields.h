@@ -18,7 +18,7 @@ struct OpFields;
 
 template <>
 struct OpFields<Load> {
-  static constexpr auto list = std::make_tuple(LLMPLAN_FIELD(Load, rows));
+  static constexpr auto list = std::make_tuple(LLMPLAN_FIELD(Load, rows), LLMPLAN_FIELD(Load, documents));
 };
 template <>
 struct OpFields<Gemm> {
@@ -26,6 +26,12 @@ struct OpFields<Gemm> {
       LLMPLAN_FIELD(Gemm, m), LLMPLAN_FIELD(Gemm, n), LLMPLAN_FIELD(Gemm, k),
       LLMPLAN_FIELD(Gemm, a_transposed), LLMPLAN_FIELD(Gemm, b_transposed),
       LLMPLAN_FIELD(Gemm, accumulate), LLMPLAN_FIELD(Gemm, in), LLMPLAN_FIELD(Gemm, out));
+};
+template <>
+struct OpFields<Quantize> {
+  static constexpr auto list = std::make_tuple(
+      LLMPLAN_FIELD(Quantize, rows), LLMPLAN_FIELD(Quantize, columns), LLMPLAN_FIELD(Quantize, straight),
+      LLMPLAN_FIELD(Quantize, transposed), LLMPLAN_FIELD(Quantize, from), LLMPLAN_FIELD(Quantize, to));
 };
 template <>
 struct OpFields<Embedding> {
@@ -44,7 +50,8 @@ template <>
 struct OpFields<RmsNorm> {
   static constexpr auto list = std::make_tuple(
       LLMPLAN_FIELD(RmsNorm, rows), LLMPLAN_FIELD(RmsNorm, hidden),
-      LLMPLAN_FIELD(RmsNorm, residual), LLMPLAN_FIELD(RmsNorm, eps), LLMPLAN_FIELD(RmsNorm, dtype));
+      LLMPLAN_FIELD(RmsNorm, residual), LLMPLAN_FIELD(RmsNorm, eps), LLMPLAN_FIELD(RmsNorm, dtype),
+                      LLMPLAN_FIELD(RmsNorm, quantize));
 };
 template <>
 struct OpFields<RmsNormGrad> {
@@ -58,7 +65,8 @@ struct OpFields<Rope> {
   static constexpr auto list = std::make_tuple(
       LLMPLAN_FIELD(Rope, rows), LLMPLAN_FIELD(Rope, seq), LLMPLAN_FIELD(Rope, heads),
       LLMPLAN_FIELD(Rope, kv_heads), LLMPLAN_FIELD(Rope, head_dim), LLMPLAN_FIELD(Rope, backward),
-      LLMPLAN_FIELD(Rope, dtype));
+      LLMPLAN_FIELD(Rope, dtype),
+                      LLMPLAN_FIELD(Rope, documents));
 };
 template <>
 struct OpFields<Attention> {
@@ -66,7 +74,8 @@ struct OpFields<Attention> {
       std::make_tuple(LLMPLAN_FIELD(Attention, batch), LLMPLAN_FIELD(Attention, seq),
                       LLMPLAN_FIELD(Attention, heads), LLMPLAN_FIELD(Attention, kv_heads),
                       LLMPLAN_FIELD(Attention, head_dim), LLMPLAN_FIELD(Attention, causal),
-                      LLMPLAN_FIELD(Attention, dtype));
+                      LLMPLAN_FIELD(Attention, dtype),
+                      LLMPLAN_FIELD(Attention, documents));
 };
 template <>
 struct OpFields<AttentionGrad> {
@@ -74,18 +83,21 @@ struct OpFields<AttentionGrad> {
       std::make_tuple(LLMPLAN_FIELD(AttentionGrad, batch), LLMPLAN_FIELD(AttentionGrad, seq),
                       LLMPLAN_FIELD(AttentionGrad, heads), LLMPLAN_FIELD(AttentionGrad, kv_heads),
                       LLMPLAN_FIELD(AttentionGrad, head_dim), LLMPLAN_FIELD(AttentionGrad, causal),
-                      LLMPLAN_FIELD(AttentionGrad, dtype));
+                      LLMPLAN_FIELD(AttentionGrad, dtype),
+                      LLMPLAN_FIELD(AttentionGrad, documents));
 };
 template <>
 struct OpFields<SwiGlu> {
   static constexpr auto list = std::make_tuple(
-      LLMPLAN_FIELD(SwiGlu, rows), LLMPLAN_FIELD(SwiGlu, ffn), LLMPLAN_FIELD(SwiGlu, dtype));
+      LLMPLAN_FIELD(SwiGlu, rows), LLMPLAN_FIELD(SwiGlu, ffn), LLMPLAN_FIELD(SwiGlu, dtype),
+                      LLMPLAN_FIELD(SwiGlu, quantize));
 };
 template <>
 struct OpFields<SwiGluGrad> {
   static constexpr auto list =
       std::make_tuple(LLMPLAN_FIELD(SwiGluGrad, rows), LLMPLAN_FIELD(SwiGluGrad, ffn),
-                      LLMPLAN_FIELD(SwiGluGrad, dtype));
+                      LLMPLAN_FIELD(SwiGluGrad, dtype),
+                      LLMPLAN_FIELD(SwiGluGrad, quantize));
 };
 template <>
 struct OpFields<Add> {
@@ -104,7 +116,8 @@ struct OpFields<CrossEntropyGrad> {
       LLMPLAN_FIELD(CrossEntropyGrad, rows), LLMPLAN_FIELD(CrossEntropyGrad, vocab),
       LLMPLAN_FIELD(CrossEntropyGrad, vocab_total), LLMPLAN_FIELD(CrossEntropyGrad, shards),
       LLMPLAN_FIELD(CrossEntropyGrad, divisor), LLMPLAN_FIELD(CrossEntropyGrad, gradient),
-      LLMPLAN_FIELD(CrossEntropyGrad, accumulate), LLMPLAN_FIELD(CrossEntropyGrad, dtype));
+      LLMPLAN_FIELD(CrossEntropyGrad, accumulate), LLMPLAN_FIELD(CrossEntropyGrad, dtype),
+      LLMPLAN_FIELD(CrossEntropyGrad, scaled));
 };
 template <>
 struct OpFields<GradStats> {
@@ -112,10 +125,16 @@ struct OpFields<GradStats> {
       std::make_tuple(LLMPLAN_FIELD(GradStats, elements), LLMPLAN_FIELD(GradStats, shards));
 };
 template <>
+struct OpFields<LossScale> {
+  static constexpr auto list = std::make_tuple(LLMPLAN_FIELD(LossScale, window));
+};
+template <>
 struct OpFields<AdamW> {
   static constexpr auto list =
       std::make_tuple(LLMPLAN_FIELD(AdamW, elements), LLMPLAN_FIELD(AdamW, shards),
-                      LLMPLAN_FIELD(AdamW, divisor), LLMPLAN_FIELD(AdamW, weights));
+                      LLMPLAN_FIELD(AdamW, divisor), LLMPLAN_FIELD(AdamW, weights),
+                      LLMPLAN_FIELD(AdamW, scaled), LLMPLAN_FIELD(AdamW, stochastic),
+                      LLMPLAN_FIELD(AdamW, seed));
 };
 template <>
 struct OpFields<Collective> {  // `kind` is the op's name: all_reduce, …

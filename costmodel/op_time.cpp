@@ -45,11 +45,16 @@ Shape shape_of(const Op& op) {
             return {{lg(g.m), lg(g.n), lg(g.k)},
                     (g.a_transposed ? 1 : 0) + (g.b_transposed ? 2 : 0) + (g.accumulate ? 4 : 0)};
           },
+          [](const Quantize& q) -> Shape {
+            return {{lg(q.rows), lg(q.columns)}, (q.straight ? 1 : 0) + (q.transposed ? 2 : 0)};
+          },
           [](const Embedding& e) -> Shape { return {{lg(e.rows), lg(e.hidden), lg(e.vocab) / 4}, 0}; },
           [](const EmbeddingGrad& e) -> Shape {
             return {{lg(e.rows), lg(e.hidden), lg(e.vocab)}, e.accumulate ? 4 : 0};
           },
-          [](const RmsNorm& r) -> Shape { return {{lg(r.rows), lg(r.hidden)}, r.residual ? 1 : 0}; },
+          [](const RmsNorm& r) -> Shape {
+            return {{lg(r.rows), lg(r.hidden)}, (r.residual ? 1 : 0) + (r.quantize ? 4 : 0)};
+          },
           [](const RmsNormGrad& r) -> Shape {
             return {{lg(r.rows), lg(r.hidden)}, (r.residual ? 1 : 0) + (r.accumulate ? 4 : 0)};
           },
@@ -62,13 +67,14 @@ Shape shape_of(const Op& op) {
           [](const AttentionGrad& a) -> Shape {
             return {{lg(a.seq), lg(a.batch * a.heads), lg(a.head_dim)}, a.causal ? 1 : 0};
           },
-          [](const SwiGlu& s) -> Shape { return {{lg(s.rows), lg(s.ffn)}, 0}; },
-          [](const SwiGluGrad& s) -> Shape { return {{lg(s.rows), lg(s.ffn)}, 0}; },
+          [](const SwiGlu& s) -> Shape { return {{lg(s.rows), lg(s.ffn)}, s.quantize ? 4 : 0}; },
+          [](const SwiGluGrad& s) -> Shape { return {{lg(s.rows), lg(s.ffn)}, s.quantize ? 4 : 0}; },
           [](const Add& a) -> Shape { return {{lg(a.elements)}, 0}; },
           [](const CrossEntropyStats& c) -> Shape { return {{lg(c.rows), lg(c.vocab)}, 0}; },
           [](const CrossEntropyGrad& c) -> Shape { return {{lg(c.rows), lg(c.vocab)}, c.gradient ? 1 : 0}; },
           [](const GradStats& g) -> Shape { return {{lg(g.elements)}, 0}; },
-          [](const AdamW& a) -> Shape { return {{lg(a.elements)}, static_cast<int>(a.weights)}; },
+          [](const LossScale&) -> Shape { return {}; },
+          [](const AdamW& a) -> Shape { return {{lg(a.elements)}, static_cast<int>(a.weights) + (a.stochastic ? 16 : 0)}; },
           [](const Collective& c) -> Shape { return {{lg(c.size.value)}, static_cast<int>(c.kind)}; },
           [](const Send& s) -> Shape { return {{lg(s.size.value)}, 0}; },
           [](const Recv& r) -> Shape { return {{lg(r.size.value)}, 0}; },

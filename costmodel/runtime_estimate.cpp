@@ -78,6 +78,7 @@ double state_bytes(OptimizerKind kind) {
     case OptimizerKind::sgd: return 0;         // without momentum
     case OptimizerKind::adamw_8bit: return 2;  // two int8 moments; a scale per 256 of them is 1.6 % more
     case OptimizerKind::adafactor: return 0;   // row and column sums only
+    case OptimizerKind::adamw_lean: return 4;  // two bf16 moments, and no master
   }
   return 0;
 }

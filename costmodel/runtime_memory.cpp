@@ -38,7 +38,7 @@ Memory stage_memory(const RuntimeCase& c, int64_t i) {
   if (st.zero_groups.secondary > 0 && st.zero >= 3)  // ZeRO++'s second copy, in the precision of computing
     m.weights += rounded(c.dims.element * w.all() / d(st.zero_groups.secondary));
   if (!st.offload.gradients) m.gradients = rounded(sharded(whole_fp32 ? 4 : r.gradient_bytes, 2));
-  const double master = r.master_weights && !whole_fp32 && !fp32_parameters ? 4 : 0;
+  const double master = r.master_weights && c.workload.optimizer.kind != OptimizerKind::adamw_lean && !whole_fp32 && !fp32_parameters ? 4 : 0;
   if (!st.offload.optimizer) m.optimizer = rounded(sharded(state_bytes(c.workload.optimizer.kind) + master, 1));
 
   // Activations: what every micro-batch in flight keeps, and what the fullest layer needs on top.

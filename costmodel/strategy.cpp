@@ -38,6 +38,7 @@ std::string_view name_of(OptimizerKind o) {
     case OptimizerKind::sgd: return "sgd";
     case OptimizerKind::adamw_8bit: return "adamw_8bit";
     case OptimizerKind::adafactor: return "adafactor";
+    case OptimizerKind::adamw_lean: return "adamw_lean";
   }
   return "?";
 }

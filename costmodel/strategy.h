@@ -10,7 +10,8 @@
 
 namespace llmplan {
 
-enum class OptimizerKind : std::uint8_t { adamw, lion, sgd, adamw_8bit, adafactor };
+// adamw_lean: bf16 weights without an fp32 master and bf16 moments, both rounded stochastically.
+enum class OptimizerKind : std::uint8_t { adamw, lion, sgd, adamw_8bit, adafactor, adamw_lean };
 
 struct Optimizer {
   OptimizerKind kind = OptimizerKind::adamw;
@@ -18,6 +19,8 @@ struct Optimizer {
   std::int64_t warmup_steps = 20;
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
   double clip = 1.0;                 // global gradient norm; 0: no clipping
+  double loss_scale = 65536;         // fp16: what the loss is multiplied with at first,
+  std::int64_t loss_scale_window = 2000;  // and after how many good steps in a row that doubles
   bool operator==(const Optimizer&) const = default;
 };
 
@@ -27,6 +30,7 @@ struct Workload {
   std::int64_t tokens = 0;           // of the whole training run; 0: not stated
   DType precision = DType::bf16;     // of weights and activations; fp32 on CPUs
   Optimizer optimizer;
+  bool documents = false;            // attention does not cross document boundaries, and positions start anew
   std::string runtime = "llmplan";   // the software that is modelled, see costmodel/runtimes
   std::uint64_t seed = 1234;
   bool operator==(const Workload&) const = default;

@@ -25,6 +25,13 @@ constexpr std::size_t kKept = 2;
 struct Kind { State state; const char* prefix; };
 constexpr Kind kKinds[] = {{State::weights, ""}, {State::moment1, "exp_avg."}, {State::moment2, "exp_avg_sq."}};
 
+// What fp16 keeps beside its tensors.
+constexpr std::pair<const char*, double LossScaling::*> kLossScalingFields[] = {
+    {"loss scale", &LossScaling::scale},
+    {"good steps in a row", &LossScaling::good_in_a_row},
+    {"steps taken", &LossScaling::taken},
+    {"steps skipped", &LossScaling::skipped}};
+
 // Checkpoints of a directory by step, ascending.
 std::vector<std::pair<std::int64_t, std::string>> list(const std::string& directory) {
   std::vector<std::pair<std::int64_t, std::string>> found;
@@ -53,6 +60,15 @@ std::int64_t number(const SafeTensors& file, const std::string& key) {
     std::from_chars(found->second.data(), found->second.data() + found->second.size(), value);
   if (value < 0) mismatch(file.path(), fmt::format("it states no '{}'", key));
   return value;
+}
+
+// A run in another precision starts with the plan's scale, and Adam's exponent is the number of steps done.
+LossScaling loss_scaling(const SafeTensors& file, LossScaling s) {
+  s.taken = static_cast<double>(number(file, "step"));
+  for (auto& [key, field] : kLossScalingFields)
+    if (auto found = file.metadata().find(key); found != file.metadata().end())
+      std::from_chars(found->second.data(), found->second.data() + found->second.size(), s.*field);
+  return s;
 }
 
 const SafeTensor& expect(const SafeTensors& file, const std::string& name, const FloatTensor& tensor) {
@@ -85,6 +101,8 @@ void save_checkpoint(const std::string& directory, const Ranks& ranks, const Pro
                                                  {"step", std::to_string(progress.step)},
                                                  {"samples", std::to_string(progress.samples)},
                                                  {"identity", nlohmann::json(identity).dump()}};
+  if (const LossScaling s = ranks.loss_scaling(); ranks.programs().programs.front().loss_scaling >= 0)
+    for (auto& [key, field] : kLossScalingFields) metadata[key] = fmt::format("{}", s.*field);
   std::size_t n = ranks.tensors().size();
   write_safetensors(fmt::format("{}/{}{:08}{}", directory, kPrefix, progress.step, kSuffix), tensors, metadata,
                     [&](std::size_t i, std::int64_t first, std::span<float> out) {
@@ -116,6 +134,7 @@ Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& 
   }
   for (auto& kind : kKinds)
     for (auto& t : ranks.tensors()) fill_tensor(ranks, kind.state, t.name, file, expect(file, kind.prefix + t.name, t));
+  ranks.set_loss_scaling(loss_scaling(file, ranks.loss_scaling()));
   return {number(file, "step"), number(file, "samples")};
 }
 

@@ -59,12 +59,17 @@ void scan(const InputFile& file, std::int64_t offset, std::int64_t count, Visit 
 
 class IndexedTokens : public Tokens {
  public:
-  IndexedTokens(const std::string& prefix, std::int64_t vocabulary)
+  IndexedTokens(const std::string& prefix, std::int64_t vocabulary, bool documents)
       : bin_(prefix + ".bin"), vocabulary_(vocabulary) {
     InputFile idx(prefix + ".idx");
     read_header(idx);
     read_sequences(idx);
-    read_documents(idx);
+    read_documents(idx, documents);
+  }
+
+  std::int64_t document_end(std::int64_t at) const override {
+    auto end = std::upper_bound(ends_.begin(), ends_.end(), at);
+    return end == ends_.end() ? tokens_ : *end;
   }
 
   std::int64_t size() const override { return tokens_; }
@@ -166,16 +171,26 @@ class IndexedTokens : public Tokens {
                                        width_, tokens_ * width_, have));
   }
 
-  void read_documents(const InputFile& idx) {
+  void read_documents(const InputFile& idx, bool keep) {
     if (documents_ == 0) corrupt(idx.path(), "no document boundaries");
     std::int64_t last = 0;
     scan<std::int64_t>(idx, kHeader + 12 * sequences_, documents_, [&](std::int64_t i, std::int64_t boundary) {
       if (boundary < last || boundary > sequences_ || (i == 0 && boundary != 0))
         corrupt(idx.path(), fmt::format("document boundary {} is {}, after {} and with {} sequences", i, boundary, last, sequences_));
       last = boundary;
+      if (keep) ends_.push_back(boundary);
     });
     if (last != sequences_)
       corrupt(idx.path(), fmt::format("the last document ends at sequence {}, the header says {}", last, sequences_));
+    // From numbers of sequences to numbers of tokens.
+    std::size_t next = 0;
+    std::int64_t tokens = 0;
+    if (keep)
+      scan<std::int32_t>(idx, kHeader, sequences_, [&](std::int64_t i, std::int32_t length) {
+        for (; next < ends_.size() && ends_[next] == i; ++next) ends_[next] = tokens;
+        tokens += length;
+      });
+    for (; next < ends_.size(); ++next) ends_[next] = tokens;
   }
 
   // Converts tokens [first, first + out.size()), which stand together at byte `offset`.
@@ -219,13 +234,14 @@ class IndexedTokens : public Tokens {
   Code code_ = Code::u8;
   std::int64_t width_ = 0, sequences_ = 0, documents_ = 0, tokens_ = 0;
   std::int64_t base_ = 0;                        // byte of the first token, when sequences are contiguous
+  std::vector<std::int64_t> ends_;               // of the documents, in tokens, if they were asked for
   std::vector<std::int64_t> starts_, pointers_;  // else: first token and first byte of each sequence
 };
 
 }  // namespace
 
-std::unique_ptr<Tokens> open_indexed(const std::string& prefix, std::int64_t vocabulary) {
-  return std::make_unique<IndexedTokens>(prefix, vocabulary);
+std::unique_ptr<Tokens> open_indexed(const std::string& prefix, std::int64_t vocabulary, bool documents) {
+  return std::make_unique<IndexedTokens>(prefix, vocabulary, documents);
 }
 
 }  // namespace llmplan

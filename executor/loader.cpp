@@ -5,12 +5,13 @@
 #include <algorithm>
 
 #include "costmodel/error.h"
+#include "costmodel/op.h"
 #include "executor/random.h"
 
 namespace llmplan {
 
-Loader::Loader(const Tokens& tokens, std::int64_t seq, double held_out, std::uint64_t seed)
-    : tokens_(tokens), seq_(seq), seed_(seed) {
+Loader::Loader(const Tokens& tokens, std::int64_t seq, double held_out, std::uint64_t seed, bool documents)
+    : tokens_(tokens), seq_(seq), seed_(seed), documents_(documents) {
   std::int64_t all = tokens.size();
   train_tokens_ = all - static_cast<std::int64_t>(static_cast<double>(all) * held_out);
   if (train_tokens_ < seq + 1)
@@ -31,6 +32,11 @@ void Loader::fill(std::int64_t at, std::int64_t end, std::span<std::int32_t> ids
     ids[i] = row[i];
     targets[i] = i + 1 < n ? row[i + 1] : -1;
   }
+  if (!documents_) return;
+  // The token behind a document's last one is another document's first: nothing that could be predicted.
+  const std::int64_t stop = std::min(end, at + seq_);
+  for (std::int64_t next = at; next < stop && (next = tokens_.document_end(next)) <= stop;)
+    targets[static_cast<std::size_t>(next - at - 1)] = kDocumentEnd;
 }
 
 void Loader::train(std::int64_t n, std::span<std::int32_t> ids, std::span<std::int32_t> targets) const {

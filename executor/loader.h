@@ -13,8 +13,8 @@ namespace llmplan {
 class Loader {
  public:
   // The last `held_out` part of the tokens is kept from training. Error E0403 when fewer than seq + 1
-  // tokens are left to train on.
-  Loader(const Tokens&, std::int64_t seq, double held_out, std::uint64_t seed);
+  // tokens are left to train on. `documents`: the last token of each document has the target kDocumentEnd.
+  Loader(const Tokens&, std::int64_t seq, double held_out, std::uint64_t seed, bool documents = false);
 
   // Training sample `n` = 0, 1, 2, …, without end: `seq` ids and the ids that follow each of them.
   void train(std::int64_t n, std::span<std::int32_t> ids, std::span<std::int32_t> targets) const;
@@ -33,6 +33,7 @@ class Loader {
   const Tokens& tokens_;
   std::int64_t seq_, train_tokens_, windows_;
   std::uint64_t seed_;
+  bool documents_;
 };
 
 }  // namespace llmplan

@@ -11,6 +11,7 @@
 
 #include "costmodel/error.h"
 #include "executor/bf16.h"
+#include "executor/small_float.h"
 
 namespace llmplan {
 namespace {
@@ -90,9 +91,12 @@ double widen(double x) { return x; }
 std::int32_t widen(std::int32_t x) { return x; }
 struct Bf16 { std::uint16_t bits; };
 float widen(Bf16 x) { return from_bf16(x.bits); }
+struct Fp16 { std::uint16_t bits; };
+float widen(Fp16 x) { return from_fp16(x.bits); }
 template <class T, class Wide>
 T narrow(Wide x) {
   if constexpr (std::is_same_v<T, Bf16>) return {to_bf16(x)};
+  else if constexpr (std::is_same_v<T, Fp16>) return {to_fp16(x)};
   else return x;
 }
 
@@ -125,7 +129,8 @@ void sum(DType type, const std::vector<const std::byte*>& in, std::byte* out, st
     case DType::fp64: return sum<double>(in, out, begin, end);
     case DType::int32: return sum<std::int32_t>(in, out, begin, end);
     case DType::bf16: return sum<Bf16>(in, out, begin, end);
-    case DType::fp16: case DType::fp8_e4m3: case DType::fp8_e5m2: break;
+    case DType::fp16: return sum<Fp16>(in, out, begin, end);
+    case DType::fp8_e4m3: case DType::fp8_e5m2: break;
   }
   throw Error("E0510", Exit::environment, fmt::format("sums of {} are not possible here", name_of(type)),
               "plan with --precision fp32");

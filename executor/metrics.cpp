@@ -13,6 +13,8 @@ std::string to_json(const StepMetrics& m) {
                                  {"tflops_per_device", m.tflops_per_device}, {"mfu", nullptr}, {"memory", m.memory.value}};
   if (m.mfu >= 0) json["mfu"] = m.mfu;
   if (m.held_out_loss >= 0) json["held_out_loss"] = m.held_out_loss;
+  if (m.loss_scale != 1) json["loss_scale"] = m.loss_scale;
+  if (m.skipped) json["skipped"] = true;
   if (!std::isfinite(m.loss)) json["loss_nonfinite"] = true;  // JSON has no NaN: the loss itself is null
   return json.dump();
 }

@@ -13,7 +13,7 @@
 
 #include "costmodel/error.h"
 #include "costmodel/estimate.h"
-#include "executor/bf16.h"
+#include "executor/cpu/convert.h"
 #include "executor/crew.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
@@ -102,21 +102,20 @@ struct Ranks::Body {
     return train.layouts[stage_of(rank)].offset[static_cast<std::size_t>(id)] + Bytes{element * size_of(buffer(rank, id).dtype)};
   }
   void get(int rank, BufferId id, std::int64_t first, std::span<float> out) const {
-    ranks[static_cast<std::size_t>(rank)]->read(address(rank, id, first), std::as_writable_bytes(out));
+    const Rank& from = *ranks[static_cast<std::size_t>(rank)];
+    const DType type = buffer(rank, id).dtype;
+    if (type == DType::fp32) return from.read(address(rank, id, first), std::as_writable_bytes(out));
+    std::vector<std::byte> stored(out.size() * static_cast<std::size_t>(size_of(type)));
+    from.read(address(rank, id, first), stored);
+    cpu::widen(type, stored.data(), out.data(), static_cast<std::int64_t>(out.size()));
   }
   void put(int rank, BufferId id, std::int64_t first, std::span<const float> in) {
     Rank& to = *ranks[static_cast<std::size_t>(rank)];
-    switch (const DType type = buffer(rank, id).dtype) {
-      case DType::fp32: return to.write(address(rank, id, first), std::as_bytes(in));
-      case DType::bf16: {
-        std::vector<std::uint16_t> narrow(in.size());
-        std::transform(in.begin(), in.end(), narrow.begin(), to_bf16);
-        return to.write(address(rank, id, first), std::as_bytes(std::span(narrow)));
-      }
-      default:
-        throw Error("E0510", Exit::environment, fmt::format("weights in {} cannot be run", name_of(type)),
-                    "plan again with --precision bf16 on GPUs or fp32");
-    }
+    const DType type = buffer(rank, id).dtype;
+    if (type == DType::fp32) return to.write(address(rank, id, first), std::as_bytes(in));
+    std::vector<std::byte> stored(in.size() * static_cast<std::size_t>(size_of(type)));
+    cpu::narrow(type, in.data(), stored.data(), static_cast<std::int64_t>(in.size()));
+    to.write(address(rank, id, first), stored);
   }
   void zero(int rank, BufferId id, std::int64_t first = 0) {
     const std::vector<float> zeros(kBlock);
@@ -124,11 +123,17 @@ struct Ranks::Body {
       put(rank, id, first, std::span(zeros).first(static_cast<std::size_t>(std::min(kBlock, end - first))));
   }
 
+  void put_loss_scaling(int rank, const LossScaling& scaling) {
+    if (const BufferId id = program(rank).loss_scaling; id >= 0)
+      ranks[static_cast<std::size_t>(rank)]->write(address(rank, id, 0), std::as_bytes(std::span(&scaling, 1)));
+  }
+
   void fill_constants(int rank) {
     const Program& p = program(rank);
     for (BufferId id : {p.gradients, p.moment1, p.moment2, p.master}) zero(rank, id);
     // Weights stay NaN, as the arena was filled, until somebody writes them; but AdamW reads their padding.
     zero(rank, p.weights, p.params.empty() ? 0 : p.params.back().begin + p.params.back().elements());
+    put_loss_scaling(rank, {.scale = plan.workload.optimizer.loss_scale});
     std::vector<float> table(static_cast<std::size_t>(elements(rank, p.rope_table)));
     if (table.empty()) return;
     fill_rope_table(plan.model, static_cast<std::int64_t>(table.size()) / plan.model.head_dim, table);
@@ -266,6 +271,7 @@ StepResult Ranks::step(const StepScalars& scalars, const SampleSource& samples, 
   const Workload& w = b.plan.workload;
   const auto [squares, loss, counted] = b.execute_all(b.train, scalars, samples, w.global_batch / b.plan.strategy.dp, timed);
   StepResult result;
+  result.skipped = loss_scaling().apply == 0;
   result.time = {std::chrono::duration<double>(Clock::now() - start).count()};
   result.counted = static_cast<std::int64_t>(counted);
   result.loss = loss / counted;
@@ -273,6 +279,18 @@ StepResult Ranks::step(const StepScalars& scalars, const SampleSource& samples, 
   double divisor = static_cast<double>(w.global_batch) * static_cast<double>(sequence_length(b.plan.model, w));
   result.grad_norm = std::sqrt(squares) * divisor / counted;
   return result;
+}
+
+LossScaling Ranks::loss_scaling() const {
+  const Body& b = *body_;
+  LossScaling scaling{.scale = 1};
+  if (const BufferId id = b.program(0).loss_scaling; id >= 0)
+    b.ranks[0]->read(b.address(0, id, 0), std::as_writable_bytes(std::span(&scaling, 1)));
+  return scaling;
+}
+
+void Ranks::set_loss_scaling(const LossScaling& scaling) {
+  for (int r = 0; r < size(); ++r) body_->put_loss_scaling(r, scaling);
 }
 
 double Ranks::evaluate(std::int64_t batches, const SampleSource& samples) {

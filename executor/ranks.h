@@ -20,6 +20,7 @@ struct StepResult {
   double loss = 0;             // mean over the tokens that count
   double grad_norm = 0;        // before clipping
   std::int64_t counted = 0;    // tokens with a target
+  bool skipped = false;        // fp16: gradients overflowed at the loss scale, nothing was updated
   Seconds time{};              // wall clock, all ranks
 };
 
@@ -52,6 +53,9 @@ class Ranks {
   void read(State, const std::string& name, std::int64_t first, std::span<float> out) const;
   void write(State, const std::string& name, std::int64_t first, std::span<const float> values);
   std::vector<float> read(State, const std::string& name) const;
+  // What fp16 keeps from step to step; without it, a scale of 1.
+  LossScaling loss_scaling() const;
+  void set_loss_scaling(const LossScaling&);
   // Weights that several ranks hold must be the same bits. Empty, or which copy differs.
   std::string first_difference() const;
 

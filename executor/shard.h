@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "executor/philox.h"
+#include "executor/random.h"
 #include "planner/program.h"
 
 namespace llmplan {
@@ -33,6 +35,20 @@ void for_each_run(const Param& p, int tp_rank, std::int64_t first, std::int64_t 
     std::int64_t from = std::max(first, global), to = std::min(end, global + count);
     if (from < to) visit(local + from - global, from, to - from);
   });
+}
+
+// Where the elements of a tp rank's part stand in the whole tensor. Vocabulary padding stands behind its end.
+inline NoisePlace noise_place(const Param& p, int tp_rank) {
+  NoisePlace place;
+  place.tensor = static_cast<std::uint32_t>(hash_name(p.name));
+  place.width = p.elements() > 0 ? p.elements() : 1;
+  if (p.tp_dim < 0) return place;
+  std::int64_t inner = 1;
+  for (int d = p.tp_dim + 1; d < static_cast<int>(p.shape.size()); ++d) inner *= p.shape[d];
+  place.width = p.shape[p.tp_dim] * inner;
+  place.pitch = p.full_shape[p.tp_dim] * inner;
+  place.offset = tp_rank * place.width;
+  return place;
 }
 
 inline std::int64_t full_elements(const Param& p) {

@@ -11,7 +11,7 @@
 namespace llmplan {
 namespace fs = std::filesystem;
 
-std::unique_ptr<Tokens> open_tokens(const std::string& path, std::int64_t vocabulary) {
+std::unique_ptr<Tokens> open_tokens(const std::string& path, std::int64_t vocabulary, bool documents) {
   std::error_code ignored;
   std::string prefix = path;
   for (const char* suffix : {".bin", ".idx"})
@@ -19,7 +19,7 @@ std::unique_ptr<Tokens> open_tokens(const std::string& path, std::int64_t vocabu
   bool bin = fs::exists(prefix + ".bin", ignored), idx = fs::exists(prefix + ".idx", ignored);
   if (prefix == path && fs::exists(path, ignored) && !fs::is_directory(path, ignored))
     return open_text(path, vocabulary);
-  if (bin && idx) return open_indexed(prefix, vocabulary);
+  if (bin && idx) return open_indexed(prefix, vocabulary, documents);
   if (bin || idx)
     throw Error("E0404", Exit::data,
                 fmt::format("{0}.{1} has no {0}.{2} beside it", prefix, bin ? "bin" : "idx", bin ? "idx" : "bin"),

@@ -15,6 +15,7 @@
 #include "executor/gpu.h"
 #include "executor/learning_rate.h"
 #include "executor/loader.h"
+#include "executor/loss_scale.h"
 #include "executor/memory.h"
 #include "executor/metrics.h"
 #include "executor/op_times.h"
@@ -32,10 +33,6 @@ double unix_seconds() {
 }
 
 void require_runnable(const Plan& plan, const RunOptions& options) {
-  if (plan.cluster.device.cpu && plan.workload.precision != DType::fp32)
-    throw Error("E0510", Exit::environment,
-                fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(plan.workload.precision)),
-                "plan again with --precision fp32");
   std::string why_not;
   if (!plan.cluster.device.cpu && gpus(&why_not).empty())
     throw Error("E0341", Exit::environment,
@@ -118,8 +115,9 @@ Usage usage(const Ranks& ranks) {
 }
 Bytes Usage::per_rank() const { return largest + std::max(process - sum, Bytes{}) / ranks; }
 
+// A step that loss scaling skips is no failure, unless the scale cannot become smaller.
 void require_finite(const StepMetrics& m, const std::string& checkpoint) {
-  if (std::isfinite(m.loss) && std::isfinite(m.grad_norm)) return;
+  if (std::isfinite(m.loss) && (std::isfinite(m.grad_norm) || (m.skipped && m.loss_scale > kSmallestLossScale))) return;
   throw Error("E0701", Exit::non_finite,
               fmt::format("step {}: the {} is {}", m.step, std::isfinite(m.loss) ? "gradient norm" : "loss",
                           std::isfinite(m.loss) ? m.grad_norm : m.loss),
@@ -132,8 +130,8 @@ void require_finite(const StepMetrics& m, const std::string& checkpoint) {
 RunReport train(const Plan& plan, const RunOptions& options, const std::function<void(const StepMetrics&)>& on_step) {
   require_runnable(plan, options);
   const std::int64_t seq = sequence_length(plan.model, plan.workload), batch = plan.workload.global_batch;
-  auto tokens = open_tokens(options.data, plan.model.vocab_size);
-  Loader loader(*tokens, seq, options.held_out, plan.workload.seed);
+  auto tokens = open_tokens(options.data, plan.model.vocab_size, plan.workload.documents);
+  Loader loader(*tokens, seq, options.held_out, plan.workload.seed, plan.workload.documents);
   check_ids(*tokens);
   if (plan.cluster.device.cpu) require_memory(plan);
 
@@ -178,7 +176,10 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   while (progress.step < options.steps && !(stopped = stopping())) {
     StepMetrics m;
     m.step = progress.step + 1;
-    m.lr = learning_rate(plan.workload.optimizer, m.step, options.steps);
+    // Steps that loss scaling skipped do not count for the schedule.
+    const LossScaling scaling = ranks.loss_scaling();
+    m.lr = learning_rate(plan.workload.optimizer, m.step - static_cast<std::int64_t>(scaling.skipped), options.steps);
+    m.loss_scale = scaling.scale;
     const bool last = m.step == options.steps;
     const bool timed = plan.cluster.device.cpu || last || m.step % kTimedEvery == 2;
     SampleSource samples = [&](std::int64_t i, auto ids, auto targets) { loader.train(progress.samples + i, ids, targets); };
@@ -192,6 +193,7 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     m.time = unix_seconds();
     m.loss = last_loss = result.loss;
     m.grad_norm = result.grad_norm;
+    m.skipped = result.skipped;
     m.tokens = progress.samples * seq;
     m.step_s = result.time.value;
     m.tokens_per_s = r.tokens_per_s;

@@ -34,6 +34,8 @@ struct StepMetrics {  // one line of metrics.jsonl
   double step_s = 0, tokens_per_s = 0, tflops_per_device = 0, mfu = -1;
   Bytes memory{};
   double held_out_loss = -1;         // −1: not evaluated at this step
+  double loss_scale = 1;             // fp16: of this step
+  bool skipped = false;              // fp16: this step's gradients overflowed, and it changed nothing
 };
 
 struct OpKindTime { std::string kind; Seconds predicted{}, measured{}; };

@@ -29,7 +29,15 @@ BufferId Builder::buffer(std::string_view what, std::int64_t elements, DType dty
 }
 
 void Builder::emit(const Op& op, std::initializer_list<Ref> reads, std::initializer_list<Ref> writes) {
-  Instr& i = program.instrs.emplace_back(Instr{op, Stream::compute, reads, writes, {}});
+  Instr& i = program.instrs.emplace_back();
+  i.op = op;
+  const auto list = [](std::vector<Ref>& to, std::initializer_list<Ref> from) {
+    to.reserve(from.size());
+    for (const Ref& r : from)
+      if (r.buffer >= 0) to.push_back(r);
+  };
+  list(i.reads, reads);
+  list(i.writes, writes);
   i.phase = phase;
   i.layer = static_cast<std::int16_t>(layer);
   i.micro_batch = micro_batch;

@@ -37,16 +37,23 @@ struct StagePlace {
   bool last() const { return index + 1 == count; }
 };
 
+// What a layer's linears multiply: a buffer of the program's type, or in fp8 one of 8 bits, its transpose, or both,
+// with the factor that gives the numbers back.
+struct Operand {
+  BufferId x = -1, transposed = -1, factor = -1;
+};
+
 // Activations of one layer and micro-batch that its backward reads. `xn` is what the GEMMs after a
 // norm read: the norm's own output, or under sp this rank's rows of it.
 struct LayerState {
-  BufferId sum1 = -1, rstd1 = -1, xn1 = -1, qkv = -1, out = -1, lse = -1;
-  BufferId sum2 = -1, rstd2 = -1, xn2 = -1, gate_up = -1, act = -1;
-  BufferId whole1 = -1, whole2 = -1;  // sp: the gathered xn, where it is still there
+  BufferId sum1 = -1, rstd1 = -1, qkv = -1, out = -1, lse = -1;
+  BufferId sum2 = -1, rstd2 = -1, gate_up = -1;
+  Operand xn1, xn2, act;
+  Operand whole1, whole2;  // xn, under sp gathered, where it is still there
 };
 
 struct MicroBatch {
-  BufferId ids = -1, targets = -1;
+  BufferId ids = -1, targets = -1, starts = -1;
   std::vector<LayerState> layers;
   BufferId sum = -1, rstd = -1, dy = -1;  // last stage: the final norm's input, and its output's gradient
 };
@@ -87,7 +94,9 @@ struct Builder {
   Ref flat(BufferId id, std::int64_t begin, std::int64_t elements) const {
     return rows(id, begin, elements, 1);
   }
+  // An operand of no buffer (-1) is left out: op.h says when an op has it.
   void emit(const Op&, std::initializer_list<Ref> reads, std::initializer_list<Ref> writes);
+  Ref all_if(bool present, BufferId id) const { return present ? all(id) : Ref{}; }
 };
 
 // ---- params.cpp
@@ -97,8 +106,17 @@ void declare_parameters(Builder&);  // program.params, weights and the persisten
 void linear(Builder&, Ref x, const Weight&, Ref y, std::int64_t rows);     // y = x·Wᵀ
 void linear_dx(Builder&, Ref dy, const Weight&, Ref dx, std::int64_t rows);
 void linear_dw(Builder&, Ref dy, Ref x, Weight&, std::int64_t rows);       // dW (+)= dyᵀ·x
-struct Normed { BufferId y, rstd; };
-Normed norm(Builder&, Residual&, const Weight&);
+// The same three of a layer: of all tokens of a micro-batch, and in fp8 where the plan says so.
+void layer_linear(Builder&, const Operand& x, const Weight&, BufferId y);
+void layer_linear_dx(Builder&, const Operand& dy, const Weight&, BufferId dx);
+void layer_linear_dw(Builder&, const Operand& dy, const Operand& x, Weight&);
+enum class Layout8 : std::uint8_t { straight, transposed, both };
+// x[rows, columns] for a layer's linears: x itself, or in fp8 quantised to `to`.
+Operand operand(Builder&, BufferId x, std::int64_t columns, DType to, Layout8);
+// Buffers for a result that its op quantises itself; without fp8 just x.
+Operand quantized_result(Builder&, std::string_view what, std::int64_t rows, std::int64_t columns, DType to);
+struct Normed { Operand y; BufferId rstd; };
+Normed norm(Builder&, Residual&, const Weight&, bool for_layer = true);
 // dx of a norm whose input was `sum`; with `residual`, added into that buffer, in place.
 BufferId norm_grad(Builder&, BufferId sum, BufferId rstd, Weight&, BufferId dy, BufferId residual = -1);
 BufferId gather_rows(Builder&, BufferId x);        // sp: all ranks' rows; else x itself

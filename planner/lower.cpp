@@ -27,7 +27,7 @@ Infeasible find_obstacle(const Plan& plan) {
   if (const std::string why = why_not_lowerable(m, plan.workload, plan.strategy); !why.empty())
     return {"strategy", why,
             "programs exist for tp, sp, dp and pp with --schedule 1f1b or gpipe, --zero 0 or 1, --recompute none, full "
-            "or N, --attention flash, --optimizer adamw, --precision fp32, fp16 or bf16"};
+            "or N, --attention flash, --optimizer adamw or (in bf16 and fp8) adamw-lean; fp8 without --sp"};
   if (m.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
     return {"layers", "a model of " + text(m.num_hidden_layers) + " layers", "programs number up to 32767"};
   if (static_cast<double>(plan.micro_batches()) * static_cast<double>(m.num_hidden_layers) > kMaxLayerPasses)
@@ -51,7 +51,8 @@ void require_possible(const Plan& plan) {
 void load(Builder& b, MicroBatch& mb) {
   mb.ids = b.buffer("ids", b.shape.rows, DType::int32, Category::buffers);
   mb.targets = b.buffer("targets", b.shape.rows, DType::int32, Category::buffers);
-  b.emit(Load{b.shape.rows}, {}, {b.all(mb.ids), b.all(mb.targets)});
+  if (b.shape.documents) mb.starts = b.buffer("starts", b.shape.rows, DType::int32, Category::buffers);
+  b.emit(Load{b.shape.rows, b.shape.documents}, {}, {b.all(mb.ids), b.all(mb.targets), b.all_if(b.shape.documents, mb.starts)});
 }
 
 BufferId receive(Builder& b, std::string_view what, int from) {
@@ -67,7 +68,7 @@ void forward(Builder& b, std::int32_t micro_batch) {
   b.phase = Phase::forward;
   b.layer = -1;
   b.micro_batch = micro_batch;
-  if (b.stage.first() || b.stage.last()) load(b, mb);
+  if (b.stage.first() || b.stage.last() || b.shape.documents) load(b, mb);
 
   Residual r;
   if (b.stage.first())

@@ -30,8 +30,9 @@ void head_chunk(Builder& b, BufferId targets, BufferId x, std::int64_t first, st
   }
   const bool first_ever = b.loss < 0;
   if (first_ever) b.loss = b.buffer("loss", 2, DType::fp64, Category::buffers);
-  b.emit(CrossEntropyGrad{rows, s.vocab, s.vocab_total, s.tp, s.divisor, b.training(), !first_ever, s.dtype},
-         {target_rows, b.all(stats)}, {b.all(logits), b.all(b.loss)});
+  const bool scaled = b.training() && s.scaled();
+  b.emit(CrossEntropyGrad{rows, s.vocab, s.vocab_total, s.tp, s.divisor, b.training(), !first_ever, s.dtype, scaled},
+         {target_rows, b.all(stats), b.all_if(scaled, b.program.loss_scaling)}, {b.all(logits), b.all(b.loss)});
   if (!b.training()) return;
 
   b.phase = Phase::backward;
@@ -61,8 +62,8 @@ void embedding_backward(Builder& b, MicroBatch& mb, BufferId gradient) {
 
 void head_forward(Builder& b, MicroBatch& mb, Residual& r) {
   const Shapes& s = b.shape;
-  const Normed last = norm(b, r, b.weights.final_norm);
-  const BufferId x = gather_rows(b, last.y);
+  const Normed last = norm(b, r, b.weights.final_norm, false);
+  const BufferId x = gather_rows(b, last.y.x);
   const std::int64_t step = s.head_rows;
   for (std::int64_t first = 0; first < s.rows; first += step)
     head_chunk(b, mb.targets, x, first, std::min(step, s.rows - first));

@@ -40,12 +40,11 @@ void optimizer_phase(Builder& b) {
     reduce(b, Axis::dp, gradients, DType::fp32);
 
   world_stats(b, elements, shards);
-  const AdamW update{elements, shards, s.divisor, s.dtype};
   const Ref weights = b.all(p.weights), stats = b.all(p.stats);
-  if (p.master >= 0)
-    b.emit(update, {gradients, stats}, {weights, b.all(p.moment1), b.all(p.moment2), b.all(p.master)});
-  else
-    b.emit(update, {gradients, stats}, {weights, b.all(p.moment1), b.all(p.moment2)});
+  const Ref scaling = b.all_if(s.scaled(), p.loss_scaling);
+  if (s.scaled()) b.emit(LossScale{s.scale_window}, {}, {stats, scaling});
+  b.emit(AdamW{elements, shards, s.divisor, s.dtype, s.scaled(), s.lean, s.seed}, {gradients, stats, scaling},
+         {weights, b.all(p.moment1), b.all(p.moment2), b.all_if(p.master >= 0, p.master)});
   if (sharded)
     b.emit(Collective{Collective::Kind::all_gather, Axis::dp, weights.size, s.dtype}, {}, {weights});
 }

@@ -112,12 +112,14 @@ void declare_parameters(Builder& b) {
   Program& p = b.program;
   p.weights = persistent(b, "weights", n, b.shape.dtype, Category::weights);
   p.gradients = persistent(b, "gradients", n, DType::fp32, Category::gradients);
-  p.moment1 = persistent(b, "moment1", n / shards, DType::fp32, Category::optimizer);
-  p.moment2 = persistent(b, "moment2", n / shards, DType::fp32, Category::optimizer);
-  if (b.shape.dtype != DType::fp32)
+  const DType moments = b.shape.lean ? b.shape.dtype : DType::fp32;
+  p.moment1 = persistent(b, "moment1", n / shards, moments, Category::optimizer);
+  p.moment2 = persistent(b, "moment2", n / shards, moments, Category::optimizer);
+  if (b.shape.dtype != DType::fp32 && !b.shape.lean)
     p.master = persistent(b, "master", n / shards, DType::fp32, Category::optimizer);
   p.rope_table = persistent(b, "rope_table", b.shape.seq * b.shape.head_dim, DType::fp32, Category::buffers);
   p.stats = persistent(b, "stats", 3, DType::fp64, Category::buffers);
+  if (b.shape.scaled()) p.loss_scaling = persistent(b, "loss_scaling", kLossScaling, DType::fp64, Category::buffers);
 }
 
 }  // namespace llmplan::lowering

@@ -105,7 +105,8 @@ template <> struct Fields<Optimizer> {
   static constexpr auto list = std::tuple{
       Field{"kind", &T::kind}, Field{"lr", &T::lr}, Field{"min_lr", &T::min_lr}, Field{"warmup_steps", &T::warmup_steps},
       Field{"beta1", &T::beta1}, Field{"beta2", &T::beta2}, Field{"eps", &T::eps},
-      Field{"weight_decay", &T::weight_decay}, Field{"clip", &T::clip}};
+      Field{"weight_decay", &T::weight_decay}, Field{"clip", &T::clip}, Field{"loss_scale", &T::loss_scale},
+      Field{"loss_scale_window", &T::loss_scale_window}};
 };
 
 template <> struct Fields<Workload> {
@@ -113,8 +114,8 @@ template <> struct Fields<Workload> {
   static constexpr const char* name = "workload";
   static constexpr auto list = std::tuple{
       Field{"seq", &T::seq}, Field{"global_batch", &T::global_batch}, Field{"tokens", &T::tokens},
-      Field{"precision", &T::precision}, Field{"optimizer", &T::optimizer}, Field{"runtime", &T::runtime},
-      Field{"seed", &T::seed}};
+      Field{"precision", &T::precision}, Field{"optimizer", &T::optimizer},
+      Field{"documents", &T::documents}, Field{"runtime", &T::runtime}, Field{"seed", &T::seed}};
 };
 
 template <> struct Fields<Offload> {

@@ -107,12 +107,12 @@ std::string digest(const std::vector<Program>& programs) {
   Hasher h;
   h.add(programs.size());
   for (const Program& p : programs) {
-    auto& [stage, buffers, instrs, params, weights, gradients, moment1, moment2, master, rope, stats] = p;
+    auto& [stage, buffers, instrs, params, weights, gradients, moment1, moment2, master, rope, stats, scaling] = p;
     h.all(stage, buffers.size(), instrs.size(), params.size());
     for (const Buffer& b : buffers) add(h, b);
     for (const Instr& i : instrs) add(h, i);
     for (const Param& q : params) add(h, q);
-    h.all(weights, gradients, moment1, moment2, master, rope, stats);
+    h.all(weights, gradients, moment1, moment2, master, rope, stats, scaling);
   }
   std::string hex(16, '0');
   for (int i = 0; i < 16; ++i) hex[i] = "0123456789abcdef"[h.state >> (60 - 4 * i) & 15];

@@ -80,7 +80,7 @@ struct Program {
   std::vector<Param> params;
   // Persistent buffers that the trainer fills or reads; -1 where a stage has none.
   BufferId weights = -1, gradients = -1, moment1 = -1, moment2 = -1, master = -1;
-  BufferId rope_table = -1, stats = -1;
+  BufferId rope_table = -1, stats = -1, loss_scaling = -1;
 };
 
 // Where every buffer sits in the one arena of its space. Persistent buffers come first, in order, so

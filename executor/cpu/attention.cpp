@@ -20,18 +20,18 @@ AttentionRange range_of(const KernelTable& t, i64 seq, i64 batch, i64 kv_head, i
 
 }  // namespace
 
-void attention(const KernelTable& t, const Attention& op, const float* qkv, float* out, float* lse, ThreadPool& pool) {
+void attention(const KernelTable& t, const Attention& op, const float* qkv, const std::int32_t* starts, float* out, float* lse, ThreadPool& pool) {
   const i64 pairs = op.batch * op.kv_heads, blocks = ceil_div(op.seq, t.attention_block);
   // Each part prepares the keys again, so no more parts than the threads need.
   const i64 parts = pool.threads() == 1 ? 1 : std::clamp<i64>(ceil_div(2 * pool.threads(), std::max<i64>(pairs, 1)), 1, blocks);
   pool.parallel_for(pairs * parts, [&](i64 i) {
     // Later rows see more keys: the longest first.
     const AttentionRange range = range_of(t, op.seq, i % pairs / op.kv_heads, i % pairs % op.kv_heads, parts - 1 - i / pairs, parts);
-    t.attention(op, range, qkv, out, lse, scratch(ScratchUse::tile, t.attention_scratch(op.seq, op.head_dim)));
+    t.attention(op, range, qkv, starts, out, lse, scratch(ScratchUse::tile, t.attention_scratch(op.seq, op.head_dim)));
   });
 }
 
-void attention_grad(const KernelTable& t, const AttentionGrad& op, const float* qkv, const float* out, const float* lse,
+void attention_grad(const KernelTable& t, const AttentionGrad& op, const float* qkv, const std::int32_t* starts, const float* out, const float* lse,
                     const float* dout, float* dqkv, float* delta, ThreadPool& pool) {
   const i64 pairs = op.batch * op.kv_heads, blocks = ceil_div(op.seq, t.attention_block);
   const i64 threads = pool.threads();
@@ -48,16 +48,16 @@ void attention_grad(const KernelTable& t, const AttentionGrad& op, const float* 
   if (!two_passes) {
     pool.parallel_for(pairs, [&](i64 i) {
       t.attention_delta(op, part(i, false), out, dout, delta);
-      t.attention_grad(op, part(i, false), true, true, qkv, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
+      t.attention_grad(op, part(i, false), true, true, qkv, starts, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
     });
     return;
   }
   pool.parallel_for(pairs * parts, [&](i64 i) {
     t.attention_delta(op, part(i, true), out, dout, delta);
-    t.attention_grad(op, part(i, true), true, false, qkv, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
+    t.attention_grad(op, part(i, true), true, false, qkv, starts, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
   });
   pool.parallel_for(pairs * parts, [&](i64 i) {
-    t.attention_grad(op, part(i, false), false, true, qkv, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
+    t.attention_grad(op, part(i, false), false, true, qkv, starts, lse, dout, delta, dqkv, scratch(ScratchUse::tile, floats));
   });
 }
 

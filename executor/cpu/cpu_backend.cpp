@@ -14,6 +14,7 @@
 #include "costmodel/error.h"
 #include "executor/cpu/kernels.h"
 #include "executor/cpu/thread_pool.h"
+#include "executor/documents.h"
 
 namespace llmplan::cpu {
 namespace {
@@ -89,6 +90,7 @@ struct CpuBackend::State {
       std::span<std::int32_t> targets = unused;
       if (in.writes.size() > 1) targets = {reinterpret_cast<std::int32_t*>(address(in.writes[1])) + at, seq};
       (*now.samples)(first + k, {ids + at, seq}, targets);
+      if (op.documents) document_starts(targets, {reinterpret_cast<std::int32_t*>(address(in.writes[2])) + at, seq});
     }
   }
 

@@ -3,9 +3,6 @@
 #include <cstring>
 #include <thread>
 
-#include <fmt/format.h>
-
-#include "costmodel/error.h"
 #include "executor/arena.h"
 #include "executor/cpu/cpu_backend.h"
 #include "executor/local_comm.h"
@@ -42,9 +39,6 @@ class CpuRank : public Rank {
 }  // namespace
 
 std::vector<std::unique_ptr<Rank>> make_cpu_ranks(const std::vector<RankOptions>& options, LocalWorld& world) {
-  if (const DType t = options.front().plan->workload.precision; t != DType::fp32)
-    throw Error("E0510", Exit::environment, fmt::format("the plan computes in {}, and CPUs are run in fp32", name_of(t)),
-                "plan again with --precision fp32");
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   std::vector<std::unique_ptr<Rank>> ranks;
   for (const RankOptions& o : options)

@@ -23,8 +23,8 @@ struct KernelContext {
   const std::vector<Param>* params = nullptr;   // GradStats, AdamW: what decays, what is counted
 };
 
-// Runs `op` (not Load, not a transfer) on operands in the order of op.h. Blocks until done. fp32 only;
-// throws Error E0510 for other types.
+// Runs `op` (not Load, not a transfer) on operands in the order of op.h. Blocks until done. Arithmetic is fp32;
+// operands that are stored in fewer bits are widened and rounded, see stored_types.h.
 void run(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
          const KernelContext& context);
 

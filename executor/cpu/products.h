@@ -12,8 +12,9 @@ struct ScratchFloats { std::int64_t shared, per_thread; };
 
 ScratchFloats gemm_scratch(const KernelTable&, const Gemm&);
 void gemm(const KernelTable&, const Gemm&, const float* a, const float* b, float* c, ThreadPool&);
-void attention(const KernelTable&, const Attention&, const float* qkv, float* out, float* lse, ThreadPool&);
-void attention_grad(const KernelTable&, const AttentionGrad&, const float* qkv, const float* out, const float* lse,
+// `starts`: of the documents, or null.
+void attention(const KernelTable&, const Attention&, const float* qkv, const std::int32_t* starts, float* out, float* lse, ThreadPool&);
+void attention_grad(const KernelTable&, const AttentionGrad&, const float* qkv, const std::int32_t* starts, const float* out, const float* lse,
                     const float* dout, float* dqkv, float* delta, ThreadPool&);
 
 }  // namespace llmplan::cpu

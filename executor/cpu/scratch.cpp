@@ -35,7 +35,7 @@ std::int64_t scratch_bytes(std::int64_t floats) {
 std::int64_t scratch_held() { return held; }
 
 float* scratch(ScratchUse use, std::int64_t floats) {
-  thread_local Block blocks[2];
+  thread_local Block blocks[3];
   Block& b = blocks[static_cast<int>(use)];
   const std::int64_t bytes = scratch_bytes(floats);
   if (b.bytes < bytes) {

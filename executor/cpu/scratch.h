@@ -6,7 +6,8 @@
 
 namespace llmplan::cpu {
 
-enum class ScratchUse : std::uint8_t { shared, tile };  // one op's, written by its caller; one tile's
+// One op's, written by its caller; one tile's; fp32 copies of operands that are stored in fewer bits.
+enum class ScratchUse : std::uint8_t { shared, tile, widened };
 
 float* scratch(ScratchUse, std::int64_t floats);   // page aligned; contents undefined
 std::int64_t scratch_bytes(std::int64_t floats);   // what that takes: whole pages, huge ones if it is large

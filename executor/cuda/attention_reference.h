@@ -1,4 +1,4 @@
-// Causal attention in fp32 arithmetic for any number type and head size: one warp per row, no tiles. It
+// Causal attention, within documents, in fp32 arithmetic for any number type and head size: one warp per row, no tiles. It
 // is the reference that the tensor-core kernels (attention.h) are held against, and the path for fp32 and
 // for head sizes that those lack.
 #pragma once
@@ -11,7 +11,10 @@ namespace llmplan::cuda {
 
 struct AttentionShape {
   std::int64_t batch, seq, heads, kv_heads, head_dim;
+  const std::int32_t* starts = nullptr;  // [batch·seq], the row at which a row's document begins; null: one document
 
+  // The first key that row s sees. Documents follow one another, so it never falls as s grows.
+  LLMPLAN_HD std::int64_t start(std::int64_t b, std::int64_t s) const { return starts ? starts[b * seq + s] : 0; }
   LLMPLAN_HD std::int64_t row_elements() const { return (heads + 2 * kv_heads) * head_dim; }
   LLMPLAN_HD std::int64_t group() const { return heads / kv_heads; }
   // Element offsets into packed qkv.
@@ -64,7 +67,7 @@ struct AttentionReferenceKernel {
       acc[n] = 0;
     }
     float best = -1e30f, sum = 0;
-    for (std::int64_t j = 0; j <= s; ++j) {
+    for (std::int64_t j = shape.start(b, s); j <= s; ++j) {
       const T* k = qkv + shape.k(b, j, head / shape.group());
       const T* v = qkv + shape.v(b, j, head / shape.group());
       float dot = 0;
@@ -132,7 +135,7 @@ struct AttentionReferenceGradQKernel {
       dq[n] = 0;
     }
     float row_lse = lse[shape.lse(b, head) + s], row_delta = delta[shape.lse(b, head) + s];
-    for (std::int64_t j = 0; j <= s; ++j) {
+    for (std::int64_t j = shape.start(b, s); j <= s; ++j) {
       const T* k = qkv + shape.k(b, j, head / shape.group());
       const T* v = qkv + shape.v(b, j, head / shape.group());
       float score = 0, dp = 0;
@@ -177,7 +180,7 @@ struct AttentionReferenceGradKVKernel {
       dk[n] = dv[n] = 0;
     }
     for (std::int64_t head = kv * shape.group(); head < (kv + 1) * shape.group(); ++head) {
-      for (std::int64_t s = j; s < shape.seq; ++s) {
+      for (std::int64_t s = j; s < shape.seq && shape.start(b, s) <= j; ++s) {
         const T* q = qkv + shape.q(b, s, head);
         const T* g = dout + shape.out(b, s, head);
         float score = 0, dp = 0;

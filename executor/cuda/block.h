@@ -31,9 +31,9 @@ struct FragmentA { std::uint32_t r[4]; };
 struct FragmentB { std::uint32_t r[2]; };
 struct FragmentC { float r[4]; };
 
+template <class T>  // BFloat16 or Float16
 LLMPLAN_HD std::uint32_t pack(float low, float high) {
-  return static_cast<std::uint32_t>(from_float<BFloat16>(low).bits) |
-         static_cast<std::uint32_t>(from_float<BFloat16>(high).bits) << 16;
+  return static_cast<std::uint32_t>(from_float<T>(low).bits) | static_cast<std::uint32_t>(from_float<T>(high).bits) << 16;
 }
 
 #ifdef __CUDACC__
@@ -60,11 +60,18 @@ struct DeviceBlock {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
   }
+  template <class T>
   __device__ void mma(FragmentC& c, const FragmentA& a, std::uint32_t b0, std::uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-                 "{%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c.r[0]), "+f"(c.r[1]), "+f"(c.r[2]), "+f"(c.r[3])
-                 : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b0), "r"(b1));
+    if constexpr (is_bfloat16<T>)
+      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                   "{%8,%9}, {%0,%1,%2,%3};"
+                   : "+f"(c.r[0]), "+f"(c.r[1]), "+f"(c.r[2]), "+f"(c.r[3])
+                   : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b0), "r"(b1));
+    else
+      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                   "{%8,%9}, {%0,%1,%2,%3};"
+                   : "+f"(c.r[0]), "+f"(c.r[1]), "+f"(c.r[2]), "+f"(c.r[3])
+                   : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b0), "r"(b1));
   }
   // Copies 16 bytes from global to shared memory, asynchronously; zeros where `valid` is false.
   __device__ void copy16(void* to, const void* from, bool valid) {

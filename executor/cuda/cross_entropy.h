@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "costmodel/op.h"
 #include "executor/cuda/block.h"
 
 namespace llmplan::cuda {
@@ -61,6 +62,7 @@ struct CrossEntropyGradKernel {
   const std::int32_t* targets;
   const float* stats;
   T* logits;
+  const LossScaling* scaling = nullptr;  // null: the loss is not scaled
 
   Launch launch() const { return {rows, kEntropyThreads, 0}; }
 
@@ -69,7 +71,7 @@ struct CrossEntropyGradKernel {
     std::int64_t row = block.index(), target = targets[row] - first;
     bool counts = targets[row] >= 0;
     RowStats all = combine(stats, shards, rows, row);
-    float scale = counts ? 1.0f / static_cast<float>(divisor) : 0.0f;
+    float scale = counts ? (scaling ? static_cast<float>(scaling->scale) : 1.0f) / static_cast<float>(divisor) : 0.0f;
     T* line = logits + row * vocab;
     for (std::int64_t i = block.thread(); i < vocab; i += kEntropyThreads) {
       float p = i < valid ? expf(to_float(line[i]) - all.best) / all.sum : 0.0f;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "costmodel/error.h"
+#include "executor/documents.h"
 #include "executor/shard.h"
 
 namespace llmplan::cuda {
@@ -29,7 +30,7 @@ std::vector<Segment> segments(const Program& program, const Coordinates& where) 
     if (auto* op = std::get_if<GradStats>(&in.op)) dp_duplicates = op->shards == 1;
   for (const Param& p : program.params) {
     bool counted = p.counted && (p.tp_dim >= 0 || where.tp == 0) && (!dp_duplicates || where.dp == 0);
-    all.push_back({p.begin, p.begin + p.elements(), p.decay, counted});
+    all.push_back({p.begin, p.begin + p.elements(), p.decay, counted, noise_place(p, where.tp)});
   }
   std::sort(all.begin(), all.end(), [](const Segment& a, const Segment& b) { return a.begin < b.begin; });
   return all;
@@ -46,7 +47,7 @@ std::int64_t largest_slice(const Program& program) {
 struct Prepared {
   std::vector<OwnedEvent> finished;       // by InstrId; empty where nobody waits
   std::vector<OwnedEvent> before, after;  // by InstrId, timed executions only
-  std::map<InstrId, std::unique_ptr<PinnedArray<std::int32_t>>> input;  // ids then targets of each Load
+  std::map<InstrId, std::unique_ptr<PinnedArray<std::int32_t>>> input;  // ids, targets, starts of each Load
   std::array<bool, kStreams> uses{};
   OwnedGraph graph;
 };
@@ -124,7 +125,7 @@ struct CudaBackend::State {
       for (InstrId w : in.waits)
         if (auto& e = p.finished[static_cast<std::size_t>(w)]; !e) e = OwnedEvent(device, device.make_event(false));
       if (auto* load = std::get_if<Load>(&in.op))
-        p.input[i] = std::make_unique<PinnedArray<std::int32_t>>(device, static_cast<std::size_t>(2 * load->rows));
+        p.input[i] = std::make_unique<PinnedArray<std::int32_t>>(device, static_cast<std::size_t>(3 * load->rows));
     }
     return p;
   }
@@ -137,10 +138,13 @@ struct CudaBackend::State {
       auto first = static_cast<std::int64_t>(where.dp) * now.samples_per_rank + std::max(0, in.micro_batch) * now.samples_per_micro_batch;
       for (std::int64_t k = 0; k < now.samples_per_micro_batch; ++k) {
         auto length = static_cast<std::size_t>(seq);
-        (*now.samples)(first + k, {pinned->get() + k * seq, length}, {pinned->get() + rows + k * seq, length});
+        const std::span<std::int32_t> targets{pinned->get() + rows + k * seq, length};
+        (*now.samples)(first + k, {pinned->get() + k * seq, length}, targets);
+        document_starts(targets, {pinned->get() + 2 * rows + k * seq, length});
       }
     }
     host_scalars.get()->learning_rate = now.step.learning_rate;
+    host_scalars.get()->step = now.step.step;
     host_scalars.get()->correction1 = 1 - std::pow(optimizer.beta1, static_cast<double>(now.step.step));
     host_scalars.get()->correction2 = 1 - std::pow(optimizer.beta2, static_cast<double>(now.step.step));
   }

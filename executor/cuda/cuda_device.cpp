@@ -76,7 +76,8 @@ class CudaDevice final : public Device {
   }
   void multiply(const Gemm& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
                 StreamHandle s) override {
-    gemms_.run(op, reads[0], reads[1], writes[0], s);
+    const auto factor = [&](std::size_t i) { return i < reads.size() ? reinterpret_cast<const float*>(reads[i]) : nullptr; };
+    gemms_.run(op, reads[0], reads[1], writes[0], s, factor(2), factor(3));
   }
   void launch(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
               const LaunchContext& context, StreamHandle s) override {

@@ -15,6 +15,7 @@
 #include "executor/cuda/norm.h"
 #include "executor/cuda/optimizer.h"
 #include "executor/cuda/pointwise.h"
+#include "executor/cuda/quantize.h"
 
 namespace llmplan::cuda {
 
@@ -37,6 +38,7 @@ inline void with_type(DType t, F f) {
   switch (t) {
     case DType::fp32: return f(float{});
     case DType::bf16: return f(BFloat16{});
+    case DType::fp16: return f(Float16{});
     default: refuse(std::string(name_of(t)));
   }
 }
@@ -53,6 +55,26 @@ struct Dispatch {
   const LaunchContext& context;
   Start start;
 
+  // Writes a result of `source` quantised; `magnitudes`: those of its rows are known already.
+  template <class Q, class Source>
+  void quantized(std::int64_t rows, std::int64_t columns, const Source& source, bool straight, bool transposed,
+                 bool magnitudes = false) const {
+    need_multiple(rows, 4, "rows of an fp8 operand");
+    need_multiple(columns, 4, "columns of an fp8 operand");
+    float* factor = at.out<float>(at.writes.size() - 1);
+    if (!magnitudes) start(MagnitudesKernel<Source>{rows, columns, source, factor + 1});
+    start(FactorKernel{rows, Format8<Q>::kLargest, factor});
+    start(QuantizeKernel<Source, Q>{rows, columns, source, straight ? at.out<Q>(0) : nullptr,
+                                    transposed ? at.out<Q>(at.writes.size() - 2) : nullptr, factor});
+  }
+  void operator()(const Quantize& op) const {
+    with_type(op.from, [&](auto type) {
+      PlainSource<decltype(type)> source{op.columns, at.in<decltype(type)>(0)};
+      if (op.to == DType::fp8_e4m3) quantized<E4M3>(op.rows, op.columns, source, op.straight, op.transposed);
+      else if (op.to == DType::fp8_e5m2) quantized<E5M2>(op.rows, op.columns, source, op.straight, op.transposed);
+      else refuse("quantisation to " + std::string(name_of(op.to)));
+    });
+  }
   void operator()(const Embedding& op) const {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
@@ -75,7 +97,11 @@ struct Dispatch {
       using T = decltype(type);
       need_multiple(op.hidden, kVec<T>, "hidden_size");
       start(RmsNormKernel<T>{op.rows, op.hidden, op.eps, at.in<T>(0), at.in<T>(1), op.residual ? at.in<T>(2) : nullptr,
-                             at.out<T>(0), at.out<float>(1), op.residual ? at.out<T>(2) : nullptr});
+                             op.quantize ? nullptr : at.out<T>(0), at.out<float>(1), op.residual ? at.out<T>(2) : nullptr,
+                             op.quantize ? at.out<float>(at.writes.size() - 1) + 1 : nullptr});
+      if (op.quantize)
+        quantized<E4M3>(op.rows, op.hidden, NormSource<T>{op.hidden, op.residual ? at.out<T>(2) : at.in<T>(0), at.out<float>(1), at.in<T>(1)},
+                        true, true, true);
     });
   }
   void operator()(const RmsNormGrad& op) const {
@@ -96,26 +122,34 @@ struct Dispatch {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       need_multiple(op.head_dim, 2 * kVec<T>, "head_dim");
-      start(RopeKernel<T>{op.rows, op.seq, op.heads, op.kv_heads, op.head_dim, op.backward, at.in<float>(0), at.out<T>(0)});
+      start(RopeKernel<T>{op.rows, op.seq, op.heads, op.kv_heads, op.head_dim, op.backward, at.in<float>(0),
+                          op.documents ? at.in<std::int32_t>(1) : nullptr, at.out<T>(0)});
     });
   }
-  // Tensor-core kernels exist for bf16 and the head sizes of current models; the reference does the rest.
-  template <template <int> class Kernel, class... Arguments>
-  bool on_tensor_cores(DType dtype, std::int64_t head_dim, Arguments... arguments) const {
-    if (dtype != DType::bf16) return false;
+  // Tensor-core kernels exist for bf16 and fp16 and the head sizes of current models; the reference does the rest.
+  static bool on_tensor_cores(DType dtype, std::int64_t head_dim) {
+    return (dtype == DType::bf16 || dtype == DType::fp16) && (head_dim == 64 || head_dim == 96 || head_dim == 128);
+  }
+  template <class T, template <int, class> class Kernel, class... Arguments>
+  void start_sized(std::int64_t head_dim, Arguments... arguments) const {
     switch (head_dim) {
-      case 64: start(Kernel<64>{arguments...}); return true;
-      case 96: start(Kernel<96>{arguments...}); return true;
-      case 128: start(Kernel<128>{arguments...}); return true;
-      default: return false;
+      case 64: return start(Kernel<64, T>{arguments...});
+      case 96: return start(Kernel<96, T>{arguments...});
+      default: return start(Kernel<128, T>{arguments...});
     }
   }
+  template <class F>
+  static void with_half_type(DType t, F f) { t == DType::fp16 ? f(Float16{}) : f(BFloat16{}); }
+
   void operator()(const Attention& op) const {
     if (!op.causal) refuse("attention without a causal mask");
     if (op.head_dim > kMaxHeadDim) refuse("head_dim " + std::to_string(op.head_dim));
-    AttentionShape shape{op.batch, op.seq, op.heads, op.kv_heads, op.head_dim};
-    if (on_tensor_cores<AttentionKernel>(op.dtype, op.head_dim, shape, at.in<BFloat16>(0), at.out<BFloat16>(0), at.out<float>(1)))
-      return;
+    const AttentionShape shape{op.batch, op.seq, op.heads, op.kv_heads, op.head_dim, op.documents ? at.in<std::int32_t>(1) : nullptr};
+    if (on_tensor_cores(op.dtype, op.head_dim))
+      return with_half_type(op.dtype, [&](auto type) {
+        using T = decltype(type);
+        start_sized<T, AttentionKernel>(op.head_dim, shape, at.in<T>(0), at.out<T>(0), at.out<float>(1));
+      });
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       start(AttentionReferenceKernel<T>{shape, at.in<T>(0), at.out<T>(0), at.out<float>(1)});
@@ -124,20 +158,19 @@ struct Dispatch {
   void operator()(const AttentionGrad& op) const {
     if (!op.causal) refuse("attention without a causal mask");
     if (op.head_dim > kMaxHeadDim) refuse("head_dim " + std::to_string(op.head_dim));
-    AttentionShape shape{op.batch, op.seq, op.heads, op.kv_heads, op.head_dim};
+    const AttentionShape shape{op.batch, op.seq, op.heads, op.kv_heads, op.head_dim, op.documents ? at.in<std::int32_t>(4) : nullptr};
     const float* lse = at.in<float>(2);
     float* delta = at.out<float>(1);
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       start(AttentionDeltaKernel<T>{shape, at.in<T>(1), at.in<T>(3), delta});
     });
-    auto* qkv = at.in<BFloat16>(0);
-    auto* dout = at.in<BFloat16>(3);
-    auto* dqkv = at.out<BFloat16>(0);
-    if (on_tensor_cores<AttentionGradQKernel>(op.dtype, op.head_dim, shape, qkv, dout, lse, delta, dqkv)) {
-      on_tensor_cores<AttentionGradKVKernel>(op.dtype, op.head_dim, shape, qkv, dout, lse, delta, dqkv);
-      return;
-    }
+    if (on_tensor_cores(op.dtype, op.head_dim))
+      return with_half_type(op.dtype, [&](auto type) {
+        using T = decltype(type);
+        start_sized<T, AttentionGradQKernel>(op.head_dim, shape, at.in<T>(0), at.in<T>(3), lse, delta, at.out<T>(0));
+        start_sized<T, AttentionGradKVKernel>(op.head_dim, shape, at.in<T>(0), at.in<T>(3), lse, delta, at.out<T>(0));
+      });
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       start(AttentionReferenceGradQKernel<T>{shape, at.in<T>(0), at.in<T>(3), lse, delta, at.out<T>(0)});
@@ -148,6 +181,7 @@ struct Dispatch {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       need_multiple(op.ffn, kVec<T>, "intermediate_size");
+      if (op.quantize) return quantized<E4M3>(op.rows, op.ffn, SwiGluSource<T>{op.ffn, at.in<T>(0)}, true, true);
       start(SwiGluKernel<T>{op.rows, op.ffn, at.in<T>(0), at.out<T>(0)});
     });
   }
@@ -155,6 +189,8 @@ struct Dispatch {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       need_multiple(op.ffn, kVec<T>, "intermediate_size");
+      if (op.quantize)
+        return quantized<E5M2>(op.rows, 2 * op.ffn, SwiGluGradSource<T>{op.ffn, at.in<T>(0), at.in<T>(1)}, true, true);
       start(SwiGluGradKernel<T>{op.rows, op.ffn, at.in<T>(0), at.in<T>(1), at.out<T>(0)});
     });
   }
@@ -184,7 +220,8 @@ struct Dispatch {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
       start(CrossEntropyGradKernel<T>{op.rows, op.vocab, valid(op.vocab, op.vocab_total, first), first, op.shards,
-                                      op.divisor, at.in<std::int32_t>(0), at.in<float>(1), at.out<T>(0)});
+                                      op.divisor, at.in<std::int32_t>(0), at.in<float>(1), at.out<T>(0),
+                                      op.scaled ? at.in<LossScaling>(2) : nullptr});
     });
   }
   std::int64_t slice_begin(std::int64_t elements, std::int64_t shards) const {
@@ -197,14 +234,23 @@ struct Dispatch {
     start(GradStatsKernel{partial_doubles(op.elements), context.partial, loss ? at.in<double>(1) : nullptr,
                           at.out<double>(0)});
   }
+  void operator()(const LossScale& op) const {
+    start(LossScaleKernel{op.window, context.optimizer->beta1, context.optimizer->beta2, at.out<double>(0), at.out<LossScaling>(1)});
+  }
   void operator()(const AdamW& op) const {
+    const Optimizer& o = *context.optimizer;
+    const AdamUpdate update{op.divisor, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip, context.scalars, at.in<double>(1),
+                            op.scaled ? at.in<LossScaling>(2) : nullptr};
+    const std::int64_t begin = slice_begin(op.elements, op.shards);
+    if (op.stochastic) {
+      if (op.weights != DType::bf16) refuse("stochastic rounding to " + std::string(name_of(op.weights)));
+      return start(LeanAdamWKernel{begin, op.elements, context.segment_count, op.seed, update, context.segments, at.in<float>(0),
+                                   at.out<BFloat16>(0), at.out<BFloat16>(1), at.out<BFloat16>(2)});
+    }
     with_type(op.weights, [&](auto type) {
       using T = decltype(type);
-      const Optimizer& o = *context.optimizer;
-      start(AdamWKernel<T>{slice_begin(op.elements, op.shards), op.elements, op.divisor, context.segment_count, o.beta1,
-                           o.beta2, o.eps, o.weight_decay, o.clip, context.segments, context.scalars, at.in<float>(0),
-                           at.in<double>(1), at.out<T>(0), at.out<float>(1), at.out<float>(2),
-                           at.writes.size() > 3 ? at.out<float>(3) : nullptr});
+      start(AdamWKernel<T>{begin, op.elements, context.segment_count, update, context.segments, at.in<float>(0), at.out<T>(0),
+                           at.out<float>(1), at.out<float>(2), at.writes.size() > 3 ? at.out<float>(3) : nullptr});
     });
   }
   // Not kernels of this file: the backend handles them.
@@ -229,6 +275,7 @@ void dispatch_rank_sum(DType dtype, std::int64_t elements, std::span<const std::
   switch (dtype) {
     case DType::fp32: return sum(float{}, float{});
     case DType::bf16: return sum(BFloat16{}, float{});
+    case DType::fp16: return sum(Float16{}, float{});
     case DType::fp64: return sum(double{}, double{});
     default: refuse("a sum of " + std::string(name_of(dtype)));
   }

@@ -31,7 +31,7 @@ class EmulatedBlock {
   template <class T> T shuffle_xor(T v, int mask);
   void load_matrix_x4(std::uint32_t (&r)[4], const void* row) { load_matrix(r, row, false); }
   void load_matrix_x4_transposed(std::uint32_t (&r)[4], const void* row) { load_matrix(r, row, true); }
-  void mma(FragmentC& c, const FragmentA& a, std::uint32_t b0, std::uint32_t b1);
+  template <class T> void mma(FragmentC& c, const FragmentA& a, std::uint32_t b0, std::uint32_t b1);
   // A copy is visible only after wait_copies, as on the device: it is carried out there.
   void copy16(void* to, const void* from, bool valid) { copies_.push_back({to, from, valid}); }
   void commit_copies() { groups_.push_back(copies_.size()); }
@@ -189,7 +189,7 @@ inline void EmulatedBlock::load_matrix(std::uint32_t (&r)[4], const void* row, b
   }
   ++exchange_;
 }
-inline void EmulatedBlock::mma(FragmentC& c, const FragmentA& a, std::uint32_t b0, std::uint32_t b1) {
+template <class T> void EmulatedBlock::mma(FragmentC& c, const FragmentA& a, std::uint32_t b0, std::uint32_t b1) {
   std::uint32_t mine[6] = {a.r[0], a.r[1], a.r[2], a.r[3], b0, b1};
   std::memcpy(emulator_->slot(thread_, exchange_).bytes, mine, sizeof mine);
   emulator_->meet_warp(warp());
@@ -197,7 +197,7 @@ inline void EmulatedBlock::mma(FragmentC& c, const FragmentA& a, std::uint32_t b
   auto element = [&](int lane, int reg, int half) {
     std::uint16_t bits;
     std::memcpy(&bits, emulator_->slot(first + lane, exchange_).bytes + 4 * reg + 2 * half, 2);
-    return to_float(BFloat16{bits});
+    return to_float(T{bits});
   };
   for (int i = 0; i < 4; ++i) {
     int row = g + (i / 2) * 8, col = 2 * t + i % 2;

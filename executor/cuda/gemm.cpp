@@ -76,6 +76,7 @@ struct Gemms::Prepared {
   cublasLtMatrixLayout_t first = nullptr, second = nullptr, result = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
   float beta = 0;
+  bool scaled = false;
   bool chosen = false;
 
   ~Prepared() {
@@ -111,6 +112,11 @@ Gemms::Prepared& Gemms::prepare(const Gemm& g) {
   layout(&p->second, call.second);
   layout(&p->result, call.result);
   p->beta = call.beta;
+  p->scaled = call.scaled;
+  if (call.scaled) {
+    const std::int8_t fast = call.fast_sum ? 1 : 0;
+    check(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast), "accumulation");
+  }
   slot = std::move(p);
   return *slot;
 }
@@ -152,10 +158,13 @@ void Gemms::tune(const std::vector<Gemm>& shapes, const std::string& cache_file,
     p.chosen = true;
     if (count == 1) continue;
 
-    DeviceMemory a(static_cast<std::size_t>(g.m * g.k * size_of(g.in))), b(static_cast<std::size_t>(g.k * g.n * size_of(g.in))),
+    DeviceMemory factor(sizeof(float)), a(static_cast<std::size_t>(g.m * g.k * size_of(g.in))), b(static_cast<std::size_t>(g.k * g.n * size_of(g.in))),
         c(static_cast<std::size_t>(g.m * g.n * size_of(g.out)));
     fill_random(g.in, g.m * g.k, a.get(), 1, nullptr);
-    fill_random(g.in, g.k * g.n, b.get(), 2, nullptr);
+    fill_random(is_fp8(g.in) ? DType::fp8_e4m3 : g.in, g.k * g.n, b.get(), 2, nullptr);
+    const float plain = 1;
+    check(cudaMemcpy(factor.get(), &plain, sizeof plain, cudaMemcpyHostToDevice), "factor");
+    const auto* one = static_cast<const float*>(factor.get());
     fill_random(g.out, g.m * g.n, c.get(), 3, nullptr);
     cudaEvent_t start, stop;
     check(cudaEventCreate(&start), "event");
@@ -169,7 +178,7 @@ void Gemms::tune(const std::vector<Gemm>& shapes, const std::string& cache_file,
       float fastest = 1e30f;
       for (int r = 0; r < kRepeats + 2; ++r) {  // two to warm up
         check(cudaEventRecord(start, nullptr), "record");
-        run(g, a.get(), b.get(), c.get(), nullptr);
+        run(g, a.get(), b.get(), c.get(), nullptr, one, one);
         check(cudaEventRecord(stop, nullptr), "record");
         check(cudaEventSynchronize(stop), "tuning");
         float ms = 0;
@@ -191,9 +200,14 @@ void Gemms::tune(const std::vector<Gemm>& shapes, const std::string& cache_file,
   if (std::ofstream(temporary) << cache.dump(1)) std::filesystem::rename(temporary, cache_file, ignored);
 }
 
-void Gemms::run(const Gemm& g, const void* a, const void* b, void* c, cudaStream_t stream) {
+void Gemms::run(const Gemm& g, const void* a, const void* b, void* c, cudaStream_t stream, const float* factor_a,
+                const float* factor_b) {
   Prepared& p = prepare(g);
   if (!p.chosen) tune({g}, "", 1);
+  if (p.scaled) {  // read when the product runs; the descriptor itself only while it is enqueued
+    check(cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &factor_b, sizeof factor_b), "factor");
+    check(cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &factor_a, sizeof factor_a), "factor");
+  }
   const float one = 1;
   check(cublasLtMatmul(handle_, p.operation, &one, b, p.first, a, p.second, &p.beta, c, p.result, c, p.result,
                        &p.algorithm, workspace_, kGemmWorkspace, stream), "matmul");

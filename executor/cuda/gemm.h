@@ -30,8 +30,9 @@ class Gemms {
   // the operands, so call it before the arena is allocated.
   void tune(const std::vector<Gemm>& shapes, const std::string& cache_file, int candidates = 16);
 
-  // Enqueues c (+)= a·b.
-  void run(const Gemm& gemm, const void* a, const void* b, void* c, cudaStream_t stream);
+  // Enqueues c (+)= a·b, in fp8 times the two factors on the device.
+  void run(const Gemm& gemm, const void* a, const void* b, void* c, cudaStream_t stream, const float* factor_a = nullptr,
+           const float* factor_b = nullptr);
 
  private:
   struct Prepared;

@@ -5,6 +5,7 @@
 
 #include "costmodel/op.h"
 #include "executor/cuda/block.h"
+#include "executor/cuda/quantize.h"
 
 namespace llmplan::cuda {
 
@@ -18,9 +19,10 @@ struct RmsNormKernel {
   const T* x;
   const T* weight;
   const T* delta;  // null: no residual
-  T* y;
+  T* y;            // null: quantised, see quantize.h
   float* rstd;
   T* sum;          // null: no residual
+  float* magnitudes = nullptr;  // [rows], where y is null: the largest |y| of each row
 
   Launch launch() const { return {rows, kNormThreads, kNormThreads / 32 * sizeof(float)}; }
 
@@ -43,6 +45,16 @@ struct RmsNormKernel {
     float scale = 1.0f / sqrtf(squares / static_cast<float>(hidden) + static_cast<float>(eps));
     if (block.thread() == 0) rstd[row] = scale;
     const T* source = delta ? sum : x;  // each thread reads back only what it wrote itself
+    if (!y) {
+      float largest = 0;
+      for (std::int64_t i = block.thread() * N; i < hidden; i += kNormThreads * N) {
+        Vec<T, N> v = load<N>(source + base + i), w = load<N>(weight + i);
+        for (int e = 0; e < N; ++e) largest = larger(largest, to_float(v.at[e]) * scale * to_float(w.at[e]));
+      }
+      largest = block_largest(block, largest, block.template shared<float>());
+      if (block.thread() == 0) magnitudes[row] = largest;
+      return;
+    }
     for (std::int64_t i = block.thread() * N; i < hidden; i += kNormThreads * N) {
       Vec<T, N> v = load<N>(source + base + i), w = load<N>(weight + i);
       for (int e = 0; e < N; ++e) v.at[e] = from_float<T>(to_float(v.at[e]) * scale * to_float(w.at[e]));

@@ -4,6 +4,8 @@
 #include <math.h>
 
 #include "executor/cuda/block.h"
+#include "executor/loss_scale.h"
+#include "executor/philox.h"
 
 namespace llmplan::cuda {
 
@@ -13,6 +15,7 @@ struct Segment {
   std::int64_t begin, end;
   std::int32_t decay;    // weight decay applies
   std::int32_t counted;  // this rank counts them in the gradient norm
+  NoisePlace noise{};    // stochastic rounding: where they stand in the whole tensor
 };
 
 // The segment that holds element `at`, or the next one after it; `count` if there is none.
@@ -81,51 +84,108 @@ struct GradStatsKernel {
   }
 };
 
+// One thread: there is one decision to take.
+struct LossScaleKernel {
+  std::int64_t window;
+  double beta1, beta2;
+  double* stats;
+  LossScaling* scaling;
+
+  Launch launch() const { return {1, 32, 0}; }
+
+  template <class Block>
+  LLMPLAN_HD void operator()(Block& block) const {
+    if (block.thread() == 0) decide_loss_scale(window, beta1, beta2, stats, *scaling);
+  }
+};
+
 // What changes from step to step; in device memory, so that a captured graph need not change.
 struct AdamScalars {
   double learning_rate;
   double correction1, correction2;  // 1 − beta^step
+  std::int64_t step = 0;            // for stochastic rounding
 };
 
-// Decoupled weight decay (Loshchilov & Hutter 2019); arithmetic in fp32, bias correction in fp64 by the host.
+// What the update of an element needs beside its state; the same for all of them.
+struct AdamUpdate {
+  std::int64_t divisor;
+  double beta1, beta2, eps, weight_decay, clip;
+  const AdamScalars* scalars;
+  const double* stats;         // {Σ grad², Σ loss, counted tokens} of the world
+  const LossScaling* scaling;  // null: gradients carry no loss scale
+
+  LLMPLAN_HD bool skips() const { return scaling && scaling->apply == 0; }
+  // Decoupled weight decay (Loshchilov & Hutter 2019); arithmetic in fp32, bias correction in fp64 by the host.
+  LLMPLAN_HD void operator()(float gradient, bool decay, float& w, float& m, float& v) const {
+    double scale = stats[2] > 0 ? static_cast<double>(divisor) / stats[2] : 0;
+    double norm = sqrt(stats[0]) * scale;
+    if (clip > 0 && norm + 1e-6 > clip) scale *= clip / (norm + 1e-6);
+    if (scaling) scale *= scaling->inverse;
+    double fix1 = scaling ? scaling->correction1 : scalars->correction1;
+    double fix2 = scaling ? scaling->correction2 : scalars->correction2;
+    float g = gradient * static_cast<float>(scale);
+    float b1 = static_cast<float>(beta1), b2 = static_cast<float>(beta2);
+    m = b1 * m + (1.0f - b1) * g;
+    v = b2 * v + (1.0f - b2) * g * g;
+    float lr = static_cast<float>(scalars->learning_rate);
+    if (decay) w -= lr * static_cast<float>(weight_decay) * w;
+    float step = static_cast<float>(scalars->learning_rate / fix1);
+    w -= step * m / (sqrtf(v) / static_cast<float>(sqrt(fix2)) + static_cast<float>(eps));
+  }
+};
+
+inline constexpr int kAdamThreads = 256;
+
 template <class T>
 struct AdamWKernel {
-  std::int64_t begin, elements, divisor, segment_count;
-  double beta1, beta2, eps, weight_decay, clip;
+  std::int64_t begin, elements, segment_count;
+  AdamUpdate update;
   const Segment* segments;
-  const AdamScalars* scalars;
   const float* gradients;  // whole flat buffer
-  const double* stats;     // {Σ grad², Σ loss, counted tokens} of the world
   T* weights;              // whole flat buffer
   float* m;                // the slice
   float* v;
   float* master;           // the slice; null when the weights are fp32 themselves
 
-  static constexpr int kThreads = 256;
-  Launch launch() const { return {ceil_div(elements, kThreads), kThreads, 0}; }
+  Launch launch() const { return {ceil_div(elements, kAdamThreads), kAdamThreads, 0}; }
 
   template <class Block>
   LLMPLAN_HD void operator()(Block& block) const {
-    std::int64_t i = block.index() * kThreads + block.thread(), at = begin + i;
-    if (i >= elements) return;
+    std::int64_t i = block.index() * kAdamThreads + block.thread(), at = begin + i;
+    if (i >= elements || update.skips()) return;
     std::int64_t s = find_segment(segments, segment_count, at);
     if (s == segment_count || segments[s].begin > at) return;  // padding stays what it is: zero
-    double scale = stats[2] > 0 ? static_cast<double>(divisor) / stats[2] : 0;
-    double norm = sqrt(stats[0]) * scale;
-    if (clip > 0 && norm + 1e-6 > clip) scale *= clip / (norm + 1e-6);
-    float g = gradients[at] * static_cast<float>(scale);
-    float b1 = static_cast<float>(beta1), b2 = static_cast<float>(beta2);
-    float mi = b1 * m[i] + (1.0f - b1) * g, vi = b2 * v[i] + (1.0f - b2) * g * g;
-    m[i] = mi;
-    v[i] = vi;
     float w = master ? master[i] : to_float(weights[at]);
-    float lr = static_cast<float>(scalars->learning_rate);
-    if (segments[s].decay) w -= lr * static_cast<float>(weight_decay) * w;
-    float step = static_cast<float>(scalars->learning_rate / scalars->correction1);
-    float root = sqrtf(vi) / static_cast<float>(sqrt(scalars->correction2)) + static_cast<float>(eps);
-    w -= step * mi / root;
+    update(gradients[at], segments[s].decay, w, m[i], v[i]);
     if (master) master[i] = w;
     weights[at] = from_float<T>(w);
+  }
+};
+
+// Without a master: weights and moments are bf16, each rounded up or down at random (executor/philox.h).
+struct LeanAdamWKernel {
+  std::int64_t begin, elements, segment_count, seed;
+  AdamUpdate update;
+  const Segment* segments;
+  const float* gradients;
+  BFloat16* weights;
+  BFloat16* m;
+  BFloat16* v;
+
+  Launch launch() const { return {ceil_div(elements, kAdamThreads), kAdamThreads, 0}; }
+
+  template <class Block>
+  LLMPLAN_HD void operator()(Block& block) const {
+    std::int64_t i = block.index() * kAdamThreads + block.thread(), at = begin + i;
+    if (i >= elements || update.skips()) return;
+    std::int64_t s = find_segment(segments, segment_count, at);
+    if (s == segment_count || segments[s].begin > at) return;
+    float w = to_float(weights[at]), mi = to_float(m[i]), vi = to_float(v[i]);
+    update(gradients[at], segments[s].decay, w, mi, vi);
+    Random4 random = noise(segments[s].noise, at - segments[s].begin, update.scalars->step, seed);
+    weights[at] = {stochastic_bf16(w, random.at[0])};
+    m[i] = {stochastic_bf16(mi, random.at[1])};
+    v[i] = {stochastic_bf16(vi, random.at[2])};
   }
 };
 

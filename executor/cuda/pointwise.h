@@ -19,6 +19,7 @@ struct RopeKernel {
   std::int64_t rows, seq, heads, kv_heads, head_dim;
   bool backward;
   const float* table;  // [seq, head_dim]: cos of head_dim/2 angles, then sin
+  const std::int32_t* starts;  // where the document of a row begins; null: at the sequence's first row
   T* qkv;
 
   LLMPLAN_HD std::int64_t items_per_row() const { return (heads + kv_heads) * (head_dim / 2 / kVec<T>); }
@@ -32,7 +33,7 @@ struct RopeKernel {
     std::int64_t row = item / items_per_row(), rest = item % items_per_row(), half = head_dim / 2;
     std::int64_t head = rest / (half / N), i = rest % (half / N) * N;
     T* first = qkv + row * (heads + 2 * kv_heads) * head_dim + head * head_dim + i;
-    const float* angles = table + row % seq * head_dim + i;
+    const float* angles = table + (row % seq - (starts ? starts[row] : 0)) * head_dim + i;
     Vec<T, N> a = load<N>(first), b = load<N>(first + half);
     for (int e = 0; e < N; ++e) {
       float c = angles[e], s = backward ? -angles[half + e] : angles[half + e];
@@ -46,6 +47,14 @@ struct RopeKernel {
 };
 
 LLMPLAN_HD float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+LLMPLAN_HD float swiglu(float gate, float up) { return gate * sigmoid(gate) * up; }
+struct SwiGluSlope { float gate, up; };
+// d silu(g)/dg = σ(g)·(1 + g·(1 − σ(g)))
+LLMPLAN_HD SwiGluSlope swiglu_grad(float gate, float up, float dy) {
+  float s = sigmoid(gate);
+  return {dy * up * s * (1.0f + gate * (1.0f - s)), dy * gate * s};
+}
 
 template <class T>
 struct SwiGluKernel {
@@ -62,15 +71,12 @@ struct SwiGluKernel {
     if (at >= rows * ffn) return;
     std::int64_t row = at / ffn, i = at % ffn;
     Vec<T, N> g = load<N>(gate_up + row * 2 * ffn + i), u = load<N>(gate_up + row * 2 * ffn + ffn + i);
-    for (int e = 0; e < N; ++e) {
-      float x = to_float(g.at[e]);
-      g.at[e] = from_float<T>(x * sigmoid(x) * to_float(u.at[e]));
-    }
+    for (int e = 0; e < N; ++e) g.at[e] = from_float<T>(swiglu(to_float(g.at[e]), to_float(u.at[e])));
     store<N>(out + at, g);
   }
 };
 
-// d silu(g)/dg = σ(g)·(1 + g·(1 − σ(g))). dgate_up may be gate_up: each thread overwrites what it read.
+// dgate_up may be gate_up: each thread overwrites what it read.
 template <class T>
 struct SwiGluGradKernel {
   std::int64_t rows, ffn;
@@ -88,10 +94,9 @@ struct SwiGluGradKernel {
     std::int64_t row = at / ffn, i = at % ffn, gate = row * 2 * ffn + i, up = gate + ffn;
     Vec<T, N> g = load<N>(gate_up + gate), u = load<N>(gate_up + up), d = load<N>(dout + at);
     for (int e = 0; e < N; ++e) {
-      float x = to_float(g.at[e]), s = sigmoid(x), dy = to_float(d.at[e]);
-      float du = dy * x * s, dg = dy * to_float(u.at[e]) * s * (1.0f + x * (1.0f - s));
-      g.at[e] = from_float<T>(dg);
-      u.at[e] = from_float<T>(du);
+      SwiGluSlope slope = swiglu_grad(to_float(g.at[e]), to_float(u.at[e]), to_float(d.at[e]));
+      g.at[e] = from_float<T>(slope.gate);
+      u.at[e] = from_float<T>(slope.up);
     }
     store<N>(dgate_up + gate, g);
     store<N>(dgate_up + up, u);

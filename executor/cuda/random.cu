@@ -21,11 +21,14 @@ __global__ void fill(std::int64_t elements, T* out, std::uint64_t seed) {
 }  // namespace
 
 void fill_random(DType dtype, std::int64_t elements, void* out, std::uint64_t seed, cudaStream_t stream) {
-  with_type(dtype, [&](auto type) {
+  const auto start = [&](auto type) {
     using T = decltype(type);
     fill<T><<<static_cast<unsigned>(ceil_div(elements, 256)), 256, 0, stream>>>(elements, static_cast<T*>(out), seed);
     check(cudaGetLastError(), "random operands");
-  });
+  };
+  if (dtype == DType::fp8_e4m3) start(E4M3{});
+  else if (dtype == DType::fp8_e5m2) start(E5M2{});
+  else with_type(dtype, start);
 }
 
 }  // namespace llmplan::cuda

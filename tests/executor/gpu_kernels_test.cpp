@@ -40,6 +40,8 @@ TEST_SUITE("GPU kernels on the host") {
   TEST_CASE("embeddings agree with the CPU's, on the rank that holds an id and on the others") { check_embeddings(OnHost{}); }
   TEST_CASE("cross entropy agrees with the CPU's, over shards, padding and rows without a target") { check_cross_entropy(OnHost{}); }
   TEST_CASE("gradient norm and AdamW agree with the CPU's, on whole buffers and on slices") { check_optimizer(OnHost{}); }
+  TEST_CASE("loss scaling and the lean AdamW agree with the CPU's") { check_optimizer_states(OnHost{}); }
+  TEST_CASE("quantised results are the CPU's codes") { check_quantization(OnHost{}); }
   TEST_CASE("attention and its gradient agree with the CPU's") { check_attention(OnHost{}); }
 
   TEST_CASE("ranks that share a GPU add up in rank order") {

@@ -64,6 +64,8 @@ TEST_SUITE("GPU kernels on a GPU" * doctest::skip(no_gpu())) {
   TEST_CASE("embeddings agree with the CPU's, on the rank that holds an id and on the others, sanitizer") { check_embeddings(OnGpu{}); }
   TEST_CASE("cross entropy agrees with the CPU's, over shards, padding and rows without a target, sanitizer") { check_cross_entropy(OnGpu{}); }
   TEST_CASE("gradient norm and AdamW agree with the CPU's, on whole buffers and on slices, sanitizer") { check_optimizer(OnGpu{}); }
+  TEST_CASE("loss scaling and the lean AdamW agree with the CPU's, sanitizer") { check_optimizer_states(OnGpu{}); }
+  TEST_CASE("quantised results are the CPU's codes, sanitizer") { check_quantization(OnGpu{}); }
   TEST_CASE("attention and its gradient agree with the CPU's, sanitizer") { check_attention(OnGpu{}); }
 
   TEST_CASE("matrix products in every transposition agree with fp64, accumulating or not") {

@@ -445,6 +445,41 @@ TEST_CASE("low precision keeps fp32 gradients, moments and a master copy, sharde
   CHECK(p.buffers[p.moment2].size.value == 4 * n / 2);
 }
 
+TEST_CASE("fp16 scales the loss by a state that evaluation shares, and skips a step after the world has agreed") {
+  Strategy s;
+  s.dp = 2, s.pp = 2, s.zero = 1;
+  Plan plan = tiny_plan(s, 2);
+  plan.workload.precision = DType::fp16;
+  for (Purpose purpose : {Purpose::train, Purpose::evaluate})
+    for (const Program& p : lower(plan, purpose)) {
+      CHECK(p.buffers[p.loss_scaling].persistent);
+      std::vector<std::string> end;
+      for (const Instr& i : p.instrs) {
+        if (auto* c = as<CrossEntropyGrad>(i)) CHECK(c->scaled == (purpose == Purpose::train));
+        if (i.phase == Phase::optimizer) end.push_back(std::string(kind_of(i.op)));
+      }
+      if (purpose == Purpose::train)
+        CHECK(end == std::vector<std::string>{"reduce_scatter", "grad_stats", "all_reduce", "loss_scale", "adamw", "all_gather"});
+    }
+  plan.workload.precision = DType::bf16;
+  for (const Program& p : lower(plan)) CHECK(p.loss_scaling == -1);
+}
+
+TEST_CASE("packed documents: every stage loads the boundaries, and every rotation and attention reads them") {
+  Strategy s;
+  s.pp = 4;
+  Plan plan = tiny_plan(s, 2);
+  plan.workload.documents = true;
+  for (const Program& p : lower(plan)) {
+    std::map<int, BufferId> starts;  // by micro-batch
+    for (const Instr& i : p.instrs) {
+      if (as<Load>(i)) starts[i.micro_batch] = i.writes.at(2).buffer;
+      if (as<Rope>(i) || as<Attention>(i) || as<AttentionGrad>(i)) CHECK(i.reads.back().buffer == starts.at(i.micro_batch));
+    }
+    CHECK(starts.size() == 2);
+  }
+}
+
 TEST_CASE("what cannot be lowered is refused with E0305, what is impossible with E0304") {
   const auto code = [](const auto& change, const char* runtime = "llmplan") {
     Plan plan = tiny_plan();
@@ -471,7 +506,11 @@ TEST_CASE("what cannot be lowered is refused with E0305, what is impossible with
   CHECK(code([](Plan& p) { p.strategy.attention = AttentionKernel::unfused; }) == "E0305");
   CHECK(code([](Plan& p) { p.strategy.offload.optimizer = true; }) == "E0305");
   CHECK(code([](Plan& p) { p.workload.optimizer.kind = OptimizerKind::lion; }) == "E0305");
-  CHECK(code([](Plan& p) { p.workload.precision = DType::fp8_e4m3; }) == "E0305");
+  CHECK(code([](Plan& p) { p.workload.precision = DType::fp8_e4m3; }) == "none");
+  CHECK(code([](Plan& p) { p.workload.precision = DType::fp8_e4m3, p.strategy.tp = 2, p.strategy.sp = true; }) == "E0305");
+  CHECK(code([](Plan& p) { p.workload.precision = DType::fp8_e4m3, p.workload.seq = 24; }) == "E0305");
+  CHECK(code([](Plan& p) { p.workload.precision = DType::fp16; }) == "none");
+  CHECK(code([](Plan& p) { p.workload.optimizer.kind = OptimizerKind::adamw_lean; }) == "E0305");  // in fp32
   CHECK(code([](Plan& p) { p.model.mlp = Mlp::gelu; }) == "E0305");
   CHECK(code([](Plan& p) { p.model.qkv_bias = true; }) == "E0305");
   CHECK(code([](Plan& p) { p.workload.global_batch = 1 << 29; }) == "E0305");
@@ -496,7 +535,7 @@ TEST_CASE("the digest of a hand-written program never changes") {
   p.instrs.push_back({RmsNorm{2, 256, false, 1e-5, DType::bf16}, Stream::comm, {{0, {0}, {512}}}, {{0, {512}, {512}}},
                       {}, Phase::backward, 3, 1});
   p.params.push_back({"w", {4, 4}, 0, {2, 4}, 0, true, true});
-  CHECK(digest({p}) == "c09f7e8ab7e0e71d");
+  CHECK(digest({p}) == "43405ac7abea9344");
   Program q = p;
   q.instrs[0].reads[0].offset = {1};
   CHECK(digest({p}) != digest({q}));

@@ -36,6 +36,8 @@ Plan full_plan() {
   p.workload.tokens = 100'000'000'000;
   p.workload.seed = 18446744073709551615u;
   p.workload.optimizer.lr = 6e-4;
+  p.workload.optimizer.loss_scale = 1024, p.workload.optimizer.loss_scale_window = 17;
+  p.workload.documents = true;
   p.prediction = {{0.1 + 0.2}, 1e5 / 3, 0.25, -1, {123456789}, {223456789}};
   p.digest = digest(build(p).programs);
   return p;
@@ -203,7 +205,7 @@ TEST_CASE("an edit that is consistent is still found, and its section named") {
     CHECK(r.line == line_of(text, "\"" + std::string(section) + "\": {"));
   };
   edited("\"vocab_size\": 320", "\"vocab_size\": 322", "model");
-  edited("\"lr\":0.0006", "\"lr\":0.0007", "workload");
+  edited("\"lr\": 0.0006", "\"lr\": 0.0007", "workload");
   edited("\"price_per_hour\": 2.5", "\"price_per_hour\": 2.25", "cluster");
   edited("\"recompute_layers\": 1", "\"recompute_layers\": 2", "strategy");
   edited("\"arena_bytes\":123456789", "\"arena_bytes\":123456788", "prediction");

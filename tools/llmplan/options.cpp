@@ -43,6 +43,9 @@ Workload read_workload(const Typed& typed, const ModelConfig& model, const Clust
   read("--global-batch", [&](auto f, auto& t) { w.global_batch = read_count(f, t); });
   read("--tokens", [&](auto f, auto& t) { w.tokens = read_count(f, t); });
   read("--precision", [&](auto f, auto& t) { w.precision = read_precision(f, t); });
+  read("--documents", [&](auto f, auto& t) { w.documents = read_switch(f, t); });
+  read("--loss-scale", [&](auto f, auto& t) { w.optimizer.loss_scale = read_real(f, t, 1, 1e12); });
+  read("--loss-scale-window", [&](auto f, auto& t) { w.optimizer.loss_scale_window = read_integer(f, t, 1, 1'000'000'000); });
   read("--optimizer", [&](auto f, auto& t) { w.optimizer.kind = read_optimizer(f, t); });
   read("--runtime", [&](auto, auto& t) { w.runtime = t; });
   read("--lr", [&](auto f, auto& t) {
@@ -124,7 +127,8 @@ void add_workload(CLI::App& app, Typed& typed) {
   add(app, typed.workload, "--tokens", "N", "of the whole training run, such as 100B", group);
   add(app, typed.workload, "--price", "X", "per device and hour, in any currency: the cost of --tokens", group);
   add(app, typed.workload, "--precision", "P", "fp32, fp16, bf16 or fp8", group);
-  add(app, typed.workload, "--optimizer,--optim", "NAME", "adamw, lion, sgd, adamw-8bit or adafactor", group);
+  add(app, typed.workload, "--documents", "on|off", "documents of the data stay apart: attention and positions", group);
+  add(app, typed.workload, "--optimizer,--optim", "NAME", "adamw, adamw-lean (bf16 without fp32 copies), lion, sgd, adamw-8bit or adafactor", group);
   add(app, typed.workload, "--runtime", "NAME", "the training software to model", group);
   const std::string training = "Training";
   add(app, typed.workload, "--lr", "X", "peak learning rate", training);
@@ -134,6 +138,8 @@ void add_workload(CLI::App& app, Typed& typed) {
   add(app, typed.workload, "--beta1", "X", "AdamW's first moment", training);
   add(app, typed.workload, "--beta2", "X", "AdamW's second moment", training);
   add(app, typed.workload, "--clip", "X", "global gradient norm (0: no clipping)", training);
+  add(app, typed.workload, "--loss-scale", "X", "fp16: first loss scale (65536)", training);
+  add(app, typed.workload, "--loss-scale-window", "N", "fp16: good steps in a row until it doubles (2000)", training);
   add(app, typed.workload, "--seed", "N", "of the initial weights and the order of the data", training);
 }
 

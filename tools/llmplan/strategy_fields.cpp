@@ -62,11 +62,7 @@ void set_zero(Strategy& s, const std::string& flag, const std::string& text) {
   s.zero = static_cast<int>(read_integer(flag, text, 0, 3));
 }
 
-void set_sp(Strategy& s, const std::string& flag, const std::string& text) {
-  if (text == "true" || text == "on" || text == "1") s.sp = true;
-  else if (text == "false" || text == "off" || text == "0") s.sp = false;
-  else refuse(flag, text, "on or off");
-}
+void set_sp(Strategy& s, const std::string& flag, const std::string& text) { s.sp = read_switch(flag, text); }
 
 void set_recompute(Strategy& s, const std::string& flag, const std::string& text) {
   s.recompute_layers = 0;
@@ -216,6 +212,12 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+bool read_switch(const std::string& flag, const std::string& text) {
+  if (text == "true" || text == "on" || text == "1") return true;
+  if (text == "false" || text == "off" || text == "0") return false;
+  refuse(flag, text, "on or off");
+}
+
 DType read_precision(const std::string& flag, const std::string& text) {
   if (text == "fp8") return DType::fp8_e4m3;
   return read_name(flag, text, {DType::fp32, DType::bf16, DType::fp16, DType::fp8_e4m3});
@@ -223,7 +225,7 @@ DType read_precision(const std::string& flag, const std::string& text) {
 
 OptimizerKind read_optimizer(const std::string& flag, const std::string& text) {
   return read_name(flag, text, {OptimizerKind::adamw, OptimizerKind::lion, OptimizerKind::sgd,
-                                OptimizerKind::adamw_8bit, OptimizerKind::adafactor});
+                                OptimizerKind::adamw_8bit, OptimizerKind::adafactor, OptimizerKind::adamw_lean});
 }
 
 std::string precision_name(DType t) {

@@ -35,6 +35,7 @@ std::int64_t read_count(const std::string& flag, const std::string& text);  // a
 double read_real(const std::string& flag, const std::string& text, double low, double high);
 std::vector<std::string> split(const std::string& text, char separator = ',');
 
+bool read_switch(const std::string& flag, const std::string& text);  // on or off
 DType read_precision(const std::string& flag, const std::string& text);
 OptimizerKind read_optimizer(const std::string& flag, const std::string& text);
 std::string precision_name(DType);

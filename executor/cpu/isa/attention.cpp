@@ -8,6 +8,7 @@ namespace llmplan::cpu::LLMPLAN_ISA {
 namespace {
 
 constexpr i64 kBlock = kAttentionBlock;
+constexpr float kLowest = -3e38f;  // below every score
 constexpr i64 kScorePitch = kBlock + 16;
 
 i64 padded(i64 head_dim) { return (head_dim + kLanes - 1) / kLanes * kLanes; }
@@ -40,6 +41,11 @@ i64 visible(bool causal, i64 seq, i64 row, i64 k0) {
   return max(0, min(kBlock, end - k0));
 }
 
+// Of the same block, how many keys lie before the row's document. `starts`: of the sequence's rows, or null.
+i64 hidden(const std::int32_t* starts, i64 row, i64 k0) { return starts ? min(kBlock, max(0, starts[row] - k0)) : 0; }
+// The first block that rows from `row` on see: documents follow one another.
+i64 first_block(const std::int32_t* starts, i64 row) { return starts ? starts[row] / kBlock : 0; }
+
 // Block j of keys, transposed: to[j][d][kBlock], columns past the sequence zero.
 void transpose_keys(const float* from, i64 stride, i64 seq, i64 d, i64 block_begin, i64 block_end, float* to) {
   for (i64 j = block_begin; j < block_end; ++j, to += d * kBlock) {
@@ -52,11 +58,12 @@ void transpose_keys(const float* from, i64 stride, i64 seq, i64 d, i64 block_beg
 
 // Scores s of a block of keys become 2^(s − the row's maximum so far); what was summed under a smaller
 // maximum, in `total` and `o`, shrinks to match.
-void softmax_block(bool causal, i64 rows, i64 seq, i64 r0, i64 k0, float* s, float* now, float* biggest, float* total, float* o,
-                   i64 dp) {
+void softmax_block(bool causal, const std::int32_t* starts, bool first, i64 rows, i64 seq, i64 r0, i64 k0, float* s, float* now,
+                   float* biggest, float* total, float* o, i64 dp) {
   const bool whole = visible(causal, seq, r0, k0) == kBlock;
   for (i64 i = 0; i < rows; ++i) {
     float* p = s + i * kScorePitch;
+    for (i64 j = 0, end = hidden(starts, r0 + i, k0); j < end; ++j) p[j] = -kInf;
     if (!whole)
       for (i64 j = visible(causal, seq, r0 + i, k0); j < kBlock; ++j) p[j] = -kInf;
     Vec m = load(p);
@@ -68,13 +75,13 @@ void softmax_block(bool causal, i64 rows, i64 seq, i64 r0, i64 k0, float* s, flo
   Vec changed{};
   for (i64 i = 0; i < kBlock; i += kLanes) {
     const Vec before = load(biggest + i), m = max(before, load(now + i));
-    // A row without a key yet has before = −inf: 2^(−inf) = 0 is right, 2^(−inf + inf) would not be.
+    // A row without a key yet has before = kLowest, not −inf: 2^(−inf + inf) would not be a number.
     const Vec shrink = exp2(before - m);
     store(biggest + i, m);
     store(now + i, shrink);
     changed += 1.0f - shrink;
   }
-  if (k0 > 0 && sum(changed) != 0)
+  if (!first && sum(changed) != 0)
     for (i64 i = 0; i < rows; ++i) {
       if (now[i] == 1.0f) continue;
       store(total + i * kLanes, load(total + i * kLanes) * now[i]);
@@ -100,8 +107,8 @@ i64 attention_scratch(i64 seq, i64 head_dim) {
   return blocks(seq) * kBlock * (head_dim + dp) + kBlock * (2 * dp + kScorePitch + 2 + kLanes);
 }
 
-void attention(const Attention& op, const AttentionRange& range, const float* qkv, float* out, float* lse,
-               float* scratch) {
+void attention(const Attention& op, const AttentionRange& range, const float* qkv, const std::int32_t* starts, float* out,
+               float* lse, float* scratch) {
   const Heads at = heads_of(op, range);
   const i64 d = at.d, dp = padded(d), seq = op.seq;
   const i64 keys = op.causal ? range.row_end : seq, key_blocks = blocks(keys);
@@ -115,22 +122,25 @@ void attention(const Attention& op, const AttentionRange& range, const float* qk
   float* total = now + kBlock;            // [kBlock][kLanes]: a row's sum, not yet folded
   const float scale = kLog2e / __builtin_sqrtf(static_cast<float>(d));
 
-  transpose_keys(qkv + at.k, at.stride, keys, d, 0, key_blocks, kt);
-  copy_rows(qkv + at.v, at.stride, 0, keys, d, 1, v, dp);
+  if (starts) starts += range.batch * seq;
+  const i64 unseen = range.row_begin < range.row_end ? first_block(starts, range.row_begin) : 0;
+  transpose_keys(qkv + at.k, at.stride, keys, d, unseen, key_blocks, kt + unseen * kBlock * d);
+  copy_rows(qkv + at.v, at.stride, unseen * kBlock, keys, d, 1, v + unseen * kBlock * dp, dp);
 
   for (i64 g = 0; g < at.group; ++g) {
     const i64 head = range.kv_head * at.group + g;
     for (i64 r0 = range.row_begin; r0 < range.row_end; r0 += kBlock) {
       const i64 rows = min(kBlock, range.row_end - r0);
       copy_rows(qkv + at.q + g * d, at.stride, r0, r0 + rows, d, scale, q, dp);
-      for (i64 i = 0; i < kBlock; ++i) biggest[i] = i < rows ? -kInf : 0;
+      for (i64 i = 0; i < kBlock; ++i) biggest[i] = i < rows ? kLowest : 0;
       for (i64 i = 0; i < kBlock * kLanes; ++i) total[i] = 0;
       const i64 end = op.causal ? r0 + rows : seq;
-      for (i64 k0 = 0; k0 < end; k0 += kBlock) {
+      const i64 begin = first_block(starts, r0) * kBlock;
+      for (i64 k0 = begin; k0 < end; k0 += kBlock) {
         const bool diagonal = op.causal && k0 == r0;
         block_gemm<A::rows>(diagonal ? Skip::upper_c : Skip::nothing, rows, kBlock, d, q, dp, kt + k0 * d, kBlock, s, kScorePitch, false);
-        softmax_block(op.causal, rows, seq, r0, k0, s, now, biggest, total, o, dp);
-        block_gemm<A::rows>(diagonal ? Skip::upper_a : Skip::nothing, rows, dp, min(kBlock, keys - k0), s, kScorePitch, v + k0 * dp, dp, o, dp, k0 > 0);
+        softmax_block(op.causal, starts, k0 == begin, rows, seq, r0, k0, s, now, biggest, total, o, dp);
+        block_gemm<A::rows>(diagonal ? Skip::upper_a : Skip::nothing, rows, dp, min(kBlock, keys - k0), s, kScorePitch, v + k0 * dp, dp, o, dp, k0 > begin);
       }
       for (i64 i = 0; i < rows; ++i) {
         const float row_total = sum(load(total + i * kLanes)), inverse = 1.0f / row_total;
@@ -162,7 +172,7 @@ i64 attention_grad_scratch(i64 seq, i64 head_dim) {
 }
 
 void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool dq, bool dkv, const float* qkv,
-                    const float* lse, const float* dout, const float* delta, float* dqkv, float* scratch) {
+                    const std::int32_t* starts, const float* lse, const float* dout, const float* delta, float* dqkv, float* scratch) {
   const Heads at = heads_of(op, range);
   const i64 d = at.d, dp = padded(d), seq = op.seq, padded_seq = blocks(seq) * kBlock;
   const i64 all = blocks(seq), range_begin = range.row_begin / kBlock, range_end = blocks(range.row_end);
@@ -184,6 +194,7 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
   float* gp = p + kBlock * kScorePitch;
   const float root = 1.0f / __builtin_sqrtf(static_cast<float>(d));
 
+  if (starts) starts += range.batch * seq;
   const i64 keys_end = min(seq, key_end * kBlock);
   transpose_keys(qkv + at.k, at.stride, keys_end, d, key_begin, key_end, kt + key_begin * kBlock * d);
   transpose_keys(qkv + at.v, at.stride, keys_end, d, key_begin, key_end, vt + key_begin * kBlock * d);
@@ -197,10 +208,11 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
     const float* row_delta = delta + (range.batch * op.heads + head) * seq;
     for (i64 i = query_begin; i < query_end; ++i) {
       const i64 r0 = i * kBlock, rows = min(kBlock, seq - r0);
+      const i64 first = max(key_begin, first_block(starts, r0)), last = op.causal ? min(i + 1, key_end) : key_end;
+      if (first >= last) continue;  // none of the range's keys is of these rows' documents
       copy_rows(qkv + at.q + g * d, at.stride, r0, r0 + rows, d, root * kLog2e, q, dp);
       copy_rows(dout + (range.batch * seq * op.heads + head) * d, op.heads * d, r0, r0 + rows, d, 1, go, dp);
-      const i64 last = op.causal ? min(i + 1, key_end) : key_end;
-      for (i64 j = key_begin; j < last; ++j) {
+      for (i64 j = first; j < last; ++j) {
         const i64 k0 = j * kBlock, keys = min(kBlock, seq - k0);
         const Skip upper_c = op.causal && i == j ? Skip::upper_c : Skip::nothing;
         block_gemm<A::rows>(upper_c, rows, kBlock, d, q, dp, kt + k0 * d, kBlock, p, kScorePitch, false);
@@ -208,6 +220,7 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
         for (i64 r = 0; r < rows; ++r) {
           float *pr = p + r * kScorePitch, *gr = gp + r * kScorePitch;
           const float shift = row_lse[r0 + r] * kLog2e, mean = row_delta[r0 + r];
+          for (i64 c = 0, end = hidden(starts, r0 + r, k0); c < end; ++c) pr[c] = -kInf;
           for (i64 c = visible(op.causal, seq, r0 + r, k0); c < kBlock; ++c) pr[c] = -kInf;
           for (i64 c = 0; c < kBlock; c += kLanes) {
             const Vec e = exp2(load(pr + c) - shift);
@@ -220,7 +233,7 @@ void attention_grad(const AttentionGrad& op, const AttentionRange& range, bool d
           block_gemm<A::columns>(lower_a, keys, dp, rows, p, kScorePitch, go, dp, dv + k0 * dp, dp, true);
           block_gemm<A::columns>(lower_a, keys, dp, rows, gp, kScorePitch, q, dp, dk + k0 * dp, dp, true);
         }
-        if (dq) block_gemm<A::rows>(op.causal && i == j ? Skip::upper_a : Skip::nothing, rows, dp, keys, gp, kScorePitch, k + k0 * dp, dp, gq, dp, j > 0);
+        if (dq) block_gemm<A::rows>(op.causal && i == j ? Skip::upper_a : Skip::nothing, rows, dp, keys, gp, kScorePitch, k + k0 * dp, dp, gq, dp, j > first);
       }
       if (dq)
         for (i64 r = 0; r < rows; ++r)

@@ -19,12 +19,12 @@ void multiply(const float* a, bool a_transposed, i64 rows, const float* b, i64 c
 
 i64 attention_scratch(i64 seq, i64 head_dim);
 i64 attention_grad_scratch(i64 seq, i64 head_dim);
-void attention(const Attention&, const AttentionRange&, const float* qkv, float* out, float* lse,
-               float* scratch);
+void attention(const Attention&, const AttentionRange&, const float* qkv, const std::int32_t* starts, float* out,
+               float* lse, float* scratch);
 void attention_delta(const AttentionGrad&, const AttentionRange&, const float* out, const float* dout,
                      float* delta);
 void attention_grad(const AttentionGrad&, const AttentionRange&, bool dq, bool dkv, const float* qkv,
-                    const float* lse, const float* dout, const float* delta, float* dqkv, float* scratch);
+                    const std::int32_t* starts, const float* lse, const float* dout, const float* delta, float* dqkv, float* scratch);
 
 void rms_norm(const RmsNorm&, const float* x, const float* weight, const float* delta, float* y, float* rstd,
               float* sum, i64 begin, i64 end);
@@ -32,7 +32,7 @@ void rms_norm_grad(const RmsNormGrad&, const float* x, const float* rstd, const 
                    const float* dy, const float* dresidual, float* dx, float* partial_row, i64 begin,
                    i64 end);
 void sum_rows(const float* from, i64 rows, i64 columns, float* to, bool accumulate, i64 begin, i64 end);
-void rope(const Rope&, const float* table, float* qkv, i64 begin, i64 end);
+void rope(const Rope&, const float* table, const std::int32_t* starts, float* qkv, i64 begin, i64 end);
 void swiglu(const SwiGlu&, const float* gate_up, float* out, i64 begin, i64 end);
 void swiglu_grad(const SwiGluGrad&, const float* gate_up, const float* dout, float* dgate_up, i64 begin,
                  i64 end);
@@ -44,7 +44,7 @@ void embedding_grad(const EmbeddingGrad&, i64 first, const std::int32_t* ids, co
 
 void cross_entropy_stats(const CrossEntropyStats&, i64 first, i64 valid, const float* logits,
                          const std::int32_t* targets, float* stats, i64 begin, i64 end);
-void cross_entropy_grad(const CrossEntropyGrad&, i64 first, i64 valid, const std::int32_t* targets,
+void cross_entropy_grad(const CrossEntropyGrad&, double loss_scale, i64 first, i64 valid, const std::int32_t* targets,
                         const float* stats, float* logits, double* partial, i64 begin, i64 end);
 
 double sum_squares(const float*, i64 n);

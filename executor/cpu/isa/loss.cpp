@@ -35,7 +35,7 @@ void cross_entropy_stats(const CrossEntropyStats& op, i64 first, i64 valid, cons
   }
 }
 
-void cross_entropy_grad(const CrossEntropyGrad& op, i64 first, i64 valid, const std::int32_t* targets,
+void cross_entropy_grad(const CrossEntropyGrad& op, double loss_scale, i64 first, i64 valid, const std::int32_t* targets,
                         const float* stats, float* logits, double* partial, i64 begin, i64 end) {
   for (i64 t = begin; t < end; ++t) {
     float biggest = -kInf;
@@ -60,13 +60,13 @@ void cross_entropy_grad(const CrossEntropyGrad& op, i64 first, i64 valid, const 
       __builtin_memset(row, 0, static_cast<unsigned long>(op.vocab) * 4);
       continue;
     }
-    const float scale = static_cast<float>(1.0 / (total * static_cast<double>(op.divisor)));
+    const float scale = static_cast<float>(loss_scale / (total * static_cast<double>(op.divisor)));
     for_columns(valid, [&](i64 i, i64 n, bool part) {
       store(row + i, exp(load(row + i, n, part) - biggest) * scale, n, part);
     });
     for (i64 i = valid; i < op.vocab; ++i) row[i] = 0;
     const i64 target = targets[t] - first;
-    if (target >= 0 && target < valid) row[target] -= static_cast<float>(1.0 / static_cast<double>(op.divisor));
+    if (target >= 0 && target < valid) row[target] -= static_cast<float>(loss_scale / static_cast<double>(op.divisor));
   }
 }
 

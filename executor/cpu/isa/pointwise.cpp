@@ -67,12 +67,12 @@ void sum_rows(const float* from, i64 rows, i64 columns, float* to, bool accumula
   });
 }
 
-void rope(const Rope& op, const float* table, float* qkv, i64 begin, i64 end) {
+void rope(const Rope& op, const float* table, const std::int32_t* starts, float* qkv, i64 begin, i64 end) {
   const i64 half = op.head_dim / 2, heads = op.heads + op.kv_heads;
   const i64 width = (op.heads + 2 * op.kv_heads) * op.head_dim;
   const float sign = op.backward ? -1.0f : 1.0f;
   for (i64 t = begin; t < end; ++t) {
-    const float* cosine = table + t % op.seq * op.head_dim;
+    const float* cosine = table + (t % op.seq - (starts ? starts[t] : 0)) * op.head_dim;
     const float* sine = cosine + half;
     for (i64 head = 0; head < heads; ++head) {
       float* low = qkv + t * width + head * op.head_dim;

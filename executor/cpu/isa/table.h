@@ -41,15 +41,16 @@ struct KernelTable {
   std::int64_t attention_block;
   std::int64_t (*attention_scratch)(std::int64_t seq, std::int64_t head_dim);       // floats per thread
   std::int64_t (*attention_grad_scratch)(std::int64_t seq, std::int64_t head_dim);
-  void (*attention)(const Attention&, const AttentionRange&, const float* qkv, float* out, float* lse,
-                    float* scratch);
+  // `starts`: of the documents, or null.
+  void (*attention)(const Attention&, const AttentionRange&, const float* qkv, const std::int32_t* starts, float* out,
+                    float* lse, float* scratch);
   // delta = Σ_d dout·out of the range's rows, for every head of the kv head.
   void (*attention_delta)(const AttentionGrad&, const AttentionRange&, const float* out,
                           const float* dout, float* delta);
   // dq of the range's rows, and/or dk and dv of the range's rows; both only for the whole sequence.
   void (*attention_grad)(const AttentionGrad&, const AttentionRange&, bool dq, bool dkv,
-                         const float* qkv, const float* lse, const float* dout, const float* delta,
-                         float* dqkv, float* scratch);
+                         const float* qkv, const std::int32_t* starts, const float* lse, const float* dout,
+                         const float* delta, float* dqkv, float* scratch);
 
   // Rows [begin, end).
   void (*rms_norm)(const RmsNorm&, const float* x, const float* weight, const float* delta, float* y,
@@ -60,7 +61,7 @@ struct KernelTable {
   // to[j] (+)= Σ_i from[i, j] in the order of i, columns [begin, end).
   void (*sum_rows)(const float* from, std::int64_t rows, std::int64_t columns, float* to, bool accumulate,
                    std::int64_t begin, std::int64_t end);
-  void (*rope)(const Rope&, const float* table, float* qkv, std::int64_t begin, std::int64_t end);
+  void (*rope)(const Rope&, const float* table, const std::int32_t* starts, float* qkv, std::int64_t begin, std::int64_t end);
   void (*swiglu)(const SwiGlu&, const float* gate_up, float* out, std::int64_t begin, std::int64_t end);
   void (*swiglu_grad)(const SwiGluGrad&, const float* gate_up, const float* dout, float* dgate_up,
                       std::int64_t begin, std::int64_t end);
@@ -76,7 +77,7 @@ struct KernelTable {
                               const float* logits, const std::int32_t* targets, float* stats,
                               std::int64_t begin, std::int64_t end);
   // Adds Σ loss and the number of counted rows to partial[2].
-  void (*cross_entropy_grad)(const CrossEntropyGrad&, std::int64_t first, std::int64_t valid,
+  void (*cross_entropy_grad)(const CrossEntropyGrad&, double loss_scale, std::int64_t first, std::int64_t valid,
                              const std::int32_t* targets, const float* stats, float* logits,
                              double* partial, std::int64_t begin, std::int64_t end);
 
