@@ -272,8 +272,7 @@ static std::string variant_of(const Case& c, const BlankCells& blank) {
     for (std::string_view rest = items; !rest.empty();) {
       const std::string_view item = rest.substr(0, rest.find(';'));
       rest.remove_prefix(std::min(rest.size(), item.size() + 1));
-      const std::size_t from = item.find_first_not_of(' ');
-      if (from != std::string_view::npos && item.substr(from).starts_with(start)) return profile;
+      if (item.find(start) != std::string_view::npos) return profile;
     }
   return c.runtime;
 }

@@ -16,9 +16,16 @@ namespace llmplan {
 
 struct Memory {  // of one device of the stage with the highest peak
   Bytes weights{}, gradients{}, optimizer{}, activations{}, logits{}, buffers{}, reserve{};
-  Bytes peak{};      // the sum of the above
+  Bytes peak{};      // the sum of the above: what must fit
+  Bytes cached{};    // what a caching allocator holds beyond that; it gives it back before it fails
   Bytes capacity{};
   int peak_stage = 0;
+  std::string_view moment;  // of the peak: "at the loss", …
+  Bytes allocated() const { return peak - reserve; }                // as frameworks report it,
+  Bytes reserved() const {                                          // with their allocator's cache
+    const Bytes all = allocated() + cached, room = capacity - reserve;
+    return capacity.value > 0 && all > room && peak <= capacity ? room : all;
+  }
 };
 
 struct Time {  // exposed seconds of one step; they add up to step

@@ -278,13 +278,14 @@ double kept_bytes(const ModelConfig& m, const Dims& x, const Runtime& r, Recompu
     attention = e * x.rows * (d(m.q_lora_rank) * 2 + d(m.kv_lora_rank) * 2 + d(m.qk_rope_head_dim));
   }
   // Linears keep their input, norms theirs; q, k, v for the scores' gradient.
-  const double norm = stream * e * (1 + r.norm_copies);
+  double norms = 2 * stream * e * (1 + r.norm_copies);
+  if (r.gathered_inputs) norms += 2 * (x.rows * x.hidden - stream) * e;  // what tp has gathered for the linears
   attention += e * x.rows * (x.q + x.kv + x.attn);
   if (!x.unfused) {
     attention += x.rows * x.heads * 4;  // softmax statistics
   } else if (recompute != Recompute::selective) {
     // softmax output, and with dropout its mask and output
-    attention += scores(x) * (e + (r.dropout ? 1 + e : 0));
+    attention += scores(x) * (std::max(e, r.scores_kept) + (r.dropout ? 1 + e : 0));
   }
   const double columns = (x.gated ? 2 : 1) + r.activation_copies;
   double mlp = e * x.rows * x.ffn * columns;
@@ -293,11 +294,11 @@ double kept_bytes(const ModelConfig& m, const Dims& x, const Runtime& r, Recompu
     mlp += e * x.expert_rows * x.hidden;   // permuted input of the experts
     mlp += x.rows * x.experts * 4 * 2;     // router logits and probabilities
   }
-  double kept = 2 * norm + attention + mlp + 2 * stream * mask + r.pointwise_saved * stream;
+  double kept = norms + attention + mlp + 2 * stream * mask + r.pointwise_saved * stream;
   if (recompute == Recompute::selective && r.selective == Selective::matmuls) {
-    // Of q, k, v, o, gate, up and down every second product is kept, and the attention kernel's output; beside
-    // them the layer's input.
-    kept = e * (2 * stream + x.rows * (x.q + x.kv / 2 + x.attn) +
+    // Of q, k, v, o, gate, up and down every second product is kept (down's before tp adds it up), and the
+    // attention kernel's output; beside them the layer's input.
+    kept = e * (stream + x.rows * (x.hidden + x.q + x.kv / 2 + x.attn) +
                 (moe ? x.expert_rows * x.expert_ffn + x.rows * x.shared_ffn : x.rows * x.ffn)) +
            (x.unfused ? 0 : x.rows * x.heads * 4);
   }

@@ -69,6 +69,7 @@ Memory program_memory(const Shapes& s, const StagePlace& p, const Strategy& st, 
   const bool at_head = head + chunk > std::max(backward, partly);
   m.logits = {at_head ? chunk : 0};
   m.activations = {at_head ? head : std::max(backward, partly)};
+  m.moment = at_head ? "at the loss" : "in the backward pass of its fullest layer";
   m.peak = m.weights + m.gradients + m.optimizer + m.activations + m.logits + m.buffers + m.reserve;
   return m;
 }

@@ -37,6 +37,8 @@ struct Runtime {
   double kernels_backward = 24;
   Seconds dispatch{};               // host time per kernel; a pass takes at least its kernels' dispatch
   Seconds collective_dispatch{};    // host time per collective inside a layer, beside its kernel's
+  double lockstep = 0;              // with tp, the share of the lesser of host and device time that shows, too: at
+                                    // every collective all ranks wait for the one whose host or device is late
   Seconds micro_batch_overhead{};   // host time per micro-batch and stage
   Seconds step_overhead{};          // host time per step
   double optimizer_traffic = 1;     // × the bytes that the update must move
@@ -50,24 +52,30 @@ struct Runtime {
   bool reduce_every_micro_batch = false;  // ZeRO ≥ 2 and no accumulation of whole gradients
   bool split_transfers = false;     // tp ranks send a slice each between stages (Narayanan et al. 2021, §4.1)
   ContextParallel cp = ContextParallel::ring;
+  Seconds owner_broadcast{};        // ZeRO-1 and 2: weights go out from one owner after another; of each, beyond its bytes
   bool rings_only = false;          // all-reduces between nodes are rings, never trees
   double straggling = 0;            // step time grows by this share per doubling of the nodes
 
   // ---- Memory
   double gradient_bytes = 4;        // per parameter
+  double micro_gradient_bytes = 0;  // per parameter: one micro-batch's gradients, before they are added to the others
+  double step_bytes = 0;            // per parameter that a rank updates: what its optimizer makes and drops in a step
   bool master_weights = true;       // fp32 copy beside low-precision weights
   bool fp32_parameters = false;     // FSDP: the sharded parameter is fp32 itself, low precision only when gathered
   bool dropout = false;             // masks are kept, one byte per element
   double norm_copies = 1;           // outputs kept per norm, beside its input
   double activation_copies = 1;     // tensors of the MLP's width that are kept beside gate and up
   double pointwise_saved = 0;       // further bytes kept per token and layer, as a multiple of hidden
+  double scores_kept = 0;           // unfused attention: bytes kept per score, where more than one copy
+  bool gathered_inputs = false;     // under sp, linears keep their gathered input instead of gathering it again
   double logits_bytes = 6;          // bytes alive per logit when the loss is computed
+  double logits_cached = 0;         // bytes per logit that the allocator holds beyond these
   bool whole_logits = false;        // tp ranks gather the vocabulary for the loss
   bool gradient_placeholders = false; // TransformerEngine: a low-precision tensor per weight shape, never read
   double zero3_layers = 2;          // gathered layers alive at once
   Bytes bucket{};                   // communication buffers
   Bytes reserve{};                  // beyond the device's: workspaces, communicators
-  double fragmentation = 0;         // share by which the allocator exceeds what is alive
+  double fragmentation = 0;         // share by which the memory that the allocator holds exceeds what is alive
   Selective selective = Selective::attention;
   // How far measured runs were off, nine times out of ten, relative; -1: never held against any.
   double uncertainty_time = -1, uncertainty_memory = -1;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
 
 #include "costmodel/ranking.h"
@@ -36,6 +37,7 @@ std::variant<double, std::string> measured_bytes(const Case& c) {
   std::erase(unit, ' ');
   if (unit.ends_with("ib?")) unit.pop_back();
   if (contains(kind, "analytical")) return "the memory is calculated, not measured";
+  if (contains(kind, "activation_pct")) return *c.peak_memory / 100;
   if (contains(kind, "pct") || unit == "%") return "the memory is a percentage";
   double scale = 0;
   if (unit == "gib" || unit == "gb(label)" || unit == "gb?" || unit == "g") scale = 1024.0 * 1024 * 1024;
@@ -48,12 +50,15 @@ std::variant<double, std::string> measured_bytes(const Case& c) {
   return *c.peak_memory * scale;
 }
 
-// What the source's instrument would have shown: frameworks report their own allocations, the driver's
-// tools everything on the device.
+// What the source's instrument would have shown: frameworks report what they allocated, or what their allocator
+// holds; the driver's tools everything on the device.
 double predicted_bytes(const Case& c, const Estimate& e) {
   const std::string kind = lower(c.memory_kind);
-  const bool whole_device = contains(kind, "smi") || contains(kind, "nvml") || contains(kind, "device");
-  return static_cast<double>((whole_device ? e.memory.peak : e.memory.peak - e.memory.reserve).value);
+  const Memory& m = e.memory;
+  Bytes bytes = m.reserved();
+  if (contains(kind, "smi") || contains(kind, "nvml") || contains(kind, "device")) bytes = bytes + m.reserve;
+  else if (contains(kind, "alloc") || contains(kind, "active")) bytes = m.allocated();
+  return static_cast<double>(bytes.value);
 }
 
 }  // namespace
@@ -103,7 +108,28 @@ Flops counted_flops(FlopsConvention convention, const ModelConfig& m, const Work
   return {};
 }
 
-std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
+// A row whose memory is a share of activations (memory_kind activation_pct): those of the fullest stage, in percent of
+// the same run without sequence parallelism and recomputation. Such rows come from formulas, so they need not say how
+// many devices and sequences there are: one data-parallel rank and a full pipeline will do. Korthikanti et al. 2022's
+// figure 7 has its percentage in the notes, as act_pct=.
+static Case activation_share(Case c) {
+  const std::size_t at = c.notes.find("act_pct=");
+  if (!c.peak_memory && at != std::string::npos) c.peak_memory = std::strtod(c.notes.c_str() + at + 8, nullptr);
+  if (!c.n_devices) c.n_devices = c.tp.value_or(1) * c.pp.value_or(1) * c.cp.value_or(1) * c.dp.value_or(1);
+  if (!c.global_batch) c.global_batch = c.micro_batch.value_or(1) * c.pp.value_or(1) * c.dp.value_or(1);
+  return c;
+}
+static double predicted_share(const Setup& s, const Estimate& e) {
+  Setup whole = s;
+  whole.strategy.sp = false, whole.strategy.recompute = Recompute::none;
+  const auto all = estimate(whole);
+  const Estimate* w = std::get_if<Estimate>(&all);
+  return w ? e.memory_per_stage.front().activations / w->memory_per_stage.front().activations : 0;
+}
+
+std::vector<Comparison> compare(const Case& row, const ValidationData& data) {
+  const bool is_share = contains(lower(row.memory_kind), "activation_pct");
+  const Case c = is_share ? activation_share(row) : row;
   Comparison base{c.id, c.source, c.runtime, c.device, "", 0, 0, 0, false, true, "", problem_of(c), strategy_of(c)};
   base.headline = c.quality != "suspect" && c.quality != "memory";
   std::vector<Comparison> out;
@@ -118,9 +144,9 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
   };
 
   // What a row has to say, whether or not it can be predicted: a run that failed has no time.
-  const bool analytical = contains(lower(c.memory_kind), "analytical");  // no run at all
+  const bool analytical = is_share || contains(lower(c.memory_kind), "analytical");  // no run at all
   const bool has_time = c.step_time_s || c.tokens_per_s_per_device || c.tflops_per_device || c.mfu;
-  const bool wants_time = has_time || !failed(c);
+  const bool wants_time = has_time || (!failed(c) && !is_share);
   std::variant<Setup, std::string> setup;
   std::variant<Estimate, Infeasible> result;
   std::string why;
@@ -152,6 +178,7 @@ std::vector<Comparison> compare(const Case& c, const ValidationData& data) {
     const auto measured = measured_bytes(c);
     if (const auto* reason = std::get_if<std::string>(&measured)) skip("peak_memory", *reason);
     else if (const double b = std::get<double>(measured); !(b > 0)) skip("peak_memory", "the measured memory is not positive");
+    else if (is_share) add("peak_memory", b, predicted_share(s, *e), predicted_share(s, *e) / b - 1);
     else add("peak_memory", b, predicted_bytes(c, *e), predicted_bytes(c, *e) / b - 1);
   }
   if (s.cluster.device.memory.value > 0 && !analytical)

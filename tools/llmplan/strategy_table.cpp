@@ -171,7 +171,7 @@ std::string cost_line(const Inputs& in, const Estimate& e) {
 }  // namespace
 
 std::string peak_moment(const Estimate& e) {
-  return e.memory.logits.value > 0 ? "at the loss" : "in the backward pass of its fullest layer";
+  return std::string(e.memory.moment);
 }
 
 std::string estimate_details(const Inputs& in, const Estimate& e) {
