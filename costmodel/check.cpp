@@ -244,6 +244,22 @@ Infeasible check_devices(const Cluster& c, const Strategy& s) {
                                         ", or a cluster of " + text(n) + " devices"};
 }
 
+// A stage's ranks compute in step, so they sit on devices of one type.
+Infeasible check_parts(const Cluster& c, const Strategy& s) {
+  if (c.parts.empty()) return {};
+  const int64_t stage = s.tp * s.cp * s.dp;
+  for (int64_t i = 0; i < s.pp; ++i) {
+    const std::size_t first = part_of(c, i * stage), last = part_of(c, (i + 1) * stage - 1);
+    if (first == last) continue;
+    int64_t common = 0;
+    for (const Part& part : c.parts) common = std::gcd(common, part.nodes * c.devices_per_node);
+    return {"parts", "stage " + text(i) + " of tp × cp × dp = " + text(stage) + " ranks would span " + c.parts[first].device.name + " and " +
+                         c.parts[last].device.name + ", whose ranks would wait for each other at every layer",
+            "choose tp × cp × dp among " + divisors(common, 4096) + ", and pp for the rest"};
+  }
+  return {};
+}
+
 }  // namespace
 
 std::int64_t sequence_length(const ModelConfig& m, const Workload& w) {
@@ -265,6 +281,7 @@ Infeasible check(const ModelConfig& m, const Cluster& c, const Workload& w, cons
     return {"devices", "the cluster has no devices", "give nodes and devices_per_node of at least 1"};
   if (Infeasible i = check_ranges(w, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_devices(c, s); !i.constraint.empty()) return i;
+  if (Infeasible i = check_parts(c, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_context_parallel(m, w, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_tensor_parallel(m, w, s); !i.constraint.empty()) return i;
   if (Infeasible i = check_batch(w, s); !i.constraint.empty()) return i;

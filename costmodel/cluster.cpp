@@ -22,7 +22,31 @@ void set_ports(Link& link, std::int64_t ports, std::int64_t devices_per_node) {
   link.ports = static_cast<int>(ports);
 }
 
+std::size_t part_of(const Cluster& c, std::int64_t device) {
+  std::int64_t end = 0;
+  for (std::size_t i = 0; i < c.parts.size(); ++i)
+    if (device < (end += c.parts[i].nodes * c.devices_per_node)) return i;
+  return c.parts.empty() ? 0 : c.parts.size() - 1;
+}
+
+Cluster like_part(const Cluster& c, std::size_t part) {
+  Cluster one = c;
+  one.device = c.parts[part].device;
+  one.intra = c.parts[part].intra;
+  one.parts.clear();
+  return one;
+}
+
 FlopsPerSecond peak_of_rank(const Cluster& c, DType type, std::int64_t ranks) {
+  if (!c.parts.empty()) {  // the mean over the devices; unknown if one of them is
+    double sum = 0;
+    for (const Part& part : c.parts) {
+      const auto found = part.device.peak.find(type);
+      if (found == part.device.peak.end()) return {};
+      sum += found->second.value * static_cast<double>(part.nodes);
+    }
+    return {sum / static_cast<double>(c.nodes)};
+  }
   const auto found = c.device.peak.find(type);
   if (found == c.device.peak.end()) return {};
   if (!c.device.cpu || c.device.cores <= 0) return found->second;

@@ -71,12 +71,23 @@ struct Tier {
   bool operator==(const Tier&) const = default;
 };
 
+// Nodes of one type in a cluster that mixes types.
+struct Part {
+  std::int64_t nodes = 1;
+  Device device;
+  Link intra;
+  bool operator==(const Part&) const = default;
+};
+
 struct Cluster {
   std::string name;                         // "local", "8xh100-80g-sxm"
   std::int64_t nodes = 1, devices_per_node = 1;
   Device device;
   Link intra, inter;                        // inside a node; across the whole cluster
   std::vector<Tier> tiers;                  // what else there is, by devices, ascending
+  // Several types of nodes, in the order in which ranks fill them; `device` and `intra` are then the first one's.
+  // Empty: all nodes are alike.
+  std::vector<Part> parts;
   bool operator==(const Cluster&) const = default;
 
   std::int64_t devices() const { return nodes * devices_per_node; }
@@ -94,6 +105,11 @@ void for_each_tier(const Cluster& c, F f) {
   if (t < c.tiers.size()) f(c.devices(), c.tiers[t].link);  // the tier holds all of this cluster
   else f(c.devices(), c.inter);
 }
+
+// The part of a mixed cluster that holds this device, counted from 0 in the order of ranks.
+std::size_t part_of(const Cluster&, std::int64_t device);
+// A cluster of the same shape whose nodes are all like those of one part.
+Cluster like_part(const Cluster&, std::size_t part);
 
 // Gives a whole node `ports` ports of the link, which its devices share; 0 leaves one to each.
 void set_ports(Link&, std::int64_t ports, std::int64_t devices_per_node);

@@ -256,7 +256,7 @@ void rates(Estimate& e, const ModelConfig& m, const Cluster& c, const Workload& 
 std::variant<Estimate, Infeasible> estimate(const ModelConfig& m, const Cluster& c, const Workload& w,
                                             const Strategy& s, const Runtime& r) {
   if (Infeasible broken = check(m, c, w, s); !broken.constraint.empty()) return broken;
-  Estimate e = r.lowered && why_not_lowerable(m, w, s).empty() ? ProgramEstimate(m, c, w, s).run()
+  Estimate e = r.lowered && c.parts.empty() && why_not_lowerable(m, w, s).empty() ? ProgramEstimate(m, c, w, s).run()
                                                               : runtime_estimate(m, c, w, s, r);
   e.fits = e.memory.capacity.value <= 0 || e.memory.peak <= e.memory.capacity;
   if (!e.fits) e.reason = over_by(e.memory);

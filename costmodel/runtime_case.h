@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "costmodel/group.h"
@@ -51,7 +52,10 @@ struct RuntimeCase {
 };
 
 Memory stage_memory(const RuntimeCase&, std::int64_t stage);
-void price_step(const RuntimeCase&, Estimate&);  // time and communication
+// Time and communication. Each stage has its case; on a cluster of one device they are one and the same.
+void price_step(std::span<const RuntimeCase* const> of_stage, Estimate&);
+// Seconds of a micro-batch's forward and backward pass over the stage, gathers and transfers left out.
+double stage_seconds(const RuntimeCase&, const Stage&);
 
 // What one parameter costs in optimizer state, in bytes, beside an fp32 master copy.
 double state_bytes(OptimizerKind);

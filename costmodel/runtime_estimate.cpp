@@ -1,5 +1,8 @@
 #include "costmodel/runtime_estimate.h"
 
+#include <algorithm>
+#include <cmath>
+#include <memory>
 #include <numeric>
 
 #include "costmodel/group.h"
@@ -83,7 +86,68 @@ double state_bytes(OptimizerKind kind) {
   return 0;
 }
 
+// On a cluster of several device types: layers go one by one to the stage that would end soonest with it and still
+// has room, which is the least longest stage for layers that are alike; so slower devices hold fewer.
+static std::vector<std::int64_t> deal_layers(std::span<RuntimeCase* const> of_stage, std::int64_t layers) {
+  const std::size_t n = of_stage.size();
+  const bool moe = of_stage[0]->has_moe;
+  std::vector<std::int64_t> split(n, 1);
+  std::vector<double> next(n);
+  const auto look_ahead = [&](std::size_t i) {  // seconds with one layer more; none, where that does not fit
+    RuntimeCase& c = *of_stage[i];
+    Stage& stage = c.stages[i];
+    (moe ? stage.moe : stage.dense) = split[i] + 1;
+    (moe ? stage.dense : stage.moe) = 0;
+    const Memory memory = stage_memory(c, static_cast<std::int64_t>(i));
+    next[i] = memory.capacity.value > 0 && memory.peak > memory.capacity ? INFINITY : stage_seconds(c, stage);
+  };
+  for (std::size_t i = 0; i < n; ++i) look_ahead(i);
+  for (std::int64_t left = layers - static_cast<std::int64_t>(n); left > 0; --left) {
+    std::size_t to = static_cast<std::size_t>(std::min_element(next.begin(), next.end()) - next.begin());
+    if (std::isinf(next[to])) to = static_cast<std::size_t>(std::min_element(split.begin(), split.end()) - split.begin());
+    ++split[to];
+    look_ahead(to);
+  }
+  return split;
+}
+
+// A cluster of several device types: a case per type, of which each stage takes its own.
+static Estimate mixed_estimate(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s, const Runtime& r) {
+  Estimate e;
+  e.strategy = s;
+  const std::int64_t ranks = s.tp * s.cp * s.dp;
+  std::vector<Cluster> alike;
+  for (std::size_t p = 0; p < c.parts.size(); ++p) alike.push_back(like_part(c, p));
+  std::vector<std::int64_t> split = layer_split(s, m.num_hidden_layers);
+  for (const bool deal : {true, false}) {
+    if (deal && (!s.layers_per_stage.empty() || s.vpp > 1 || s.pp == 1)) continue;
+    std::vector<std::unique_ptr<RuntimeCase>> cases;
+    for (const Cluster& one : alike) cases.push_back(std::make_unique<RuntimeCase>(m, one, w, s, r, split));
+    std::vector<RuntimeCase*> of_stage;
+    for (std::int64_t i = 0; i < s.pp; ++i) of_stage.push_back(cases[part_of(c, i * ranks)].get());
+    if (deal) {
+      split = deal_layers(of_stage, m.num_hidden_layers);
+      continue;
+    }
+    e.strategy.layers_per_stage = split;
+    for (std::size_t i = 0; i < of_stage.size(); ++i)
+      e.memory_per_stage.push_back(stage_memory(*of_stage[i], static_cast<std::int64_t>(i)));
+    // The stage that is nearest to its own device's capacity.
+    e.memory = *std::max_element(e.memory_per_stage.begin(), e.memory_per_stage.end(), [](const Memory& a, const Memory& b) {
+      return (a.peak - a.capacity) < (b.peak - b.capacity);
+    });
+    price_step(std::vector<const RuntimeCase*>(of_stage.begin(), of_stage.end()), e);
+  }
+  return e;
+}
+
 Estimate runtime_estimate(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s, const Runtime& r) {
+  if (!c.parts.empty()) {
+    Estimate e = mixed_estimate(m, c, w, s, r);
+    e.uncertainty_time = r.uncertainty_time;
+    e.uncertainty_memory = r.uncertainty_memory;
+    return e;
+  }
   Estimate e;
   e.strategy = s;
   e.strategy.layers_per_stage = layer_split(s, m.num_hidden_layers);
@@ -97,7 +161,7 @@ Estimate runtime_estimate(const ModelConfig& m, const Cluster& c, const Workload
     if (stage.peak > peak->peak) peak = &stage;
   e.memory = *peak;
 
-  price_step(the_case, e);
+  price_step(std::vector<const RuntimeCase*>(the_case.stages.size(), &the_case), e);
   e.uncertainty_time = r.uncertainty_time;
   e.uncertainty_memory = r.uncertainty_memory;
   return e;

@@ -158,7 +158,12 @@ void communication(const RuntimeCase& c, Estimate& e, const Stage& s, const Pass
 
 }  // namespace
 
-void price_step(const RuntimeCase& c, Estimate& e) {
+double stage_seconds(const RuntimeCase& c, const Stage& s) {
+  return pass_time(c, s, false, 0, 0).total() + pass_time(c, s, true, 0, 0).total();
+}
+
+void price_step(std::span<const RuntimeCase* const> of_stage, Estimate& e) {
+  const RuntimeCase& c = *of_stage.front();
   const Runtime& r = c.runtime;
   const Strategy& st = c.strategy;
   const double m = d(c.micro_batches), pp = d(st.pp), v = d(st.vpp);
@@ -177,24 +182,26 @@ void price_step(const RuntimeCase& c, Estimate& e) {
   std::size_t busiest = 0;
   double w_max = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    if (i > 1 && i + 1 < n && c.stages[i].dense == c.stages[i - 1].dense && c.stages[i].moe == c.stages[i - 1].moe) {
+    const RuntimeCase& here = *of_stage[i];
+    if (i > 1 && i + 1 < n && of_stage[i] == of_stage[i - 1] && c.stages[i].dense == c.stages[i - 1].dense &&
+        c.stages[i].moe == c.stages[i - 1].moe) {
       timed[i] = timed[i - 1];
     } else {
-      const StageWeights w = c.weights(c.stages[i]);
+      const StageWeights w = here.weights(c.stages[i]);
       Timed& t = timed[i];
       double forward_gather = 0, backward_gather = 0;
       if (st.zero >= 3) {
-        t.gather = forward_gather = gather_weights(c, w, false);
-        t.gather_again = !r.zero3_gathers_twice ? 0 : c.groups.secondary.size > 1 ? gather_weights(c, w, true) : t.gather;
+        t.gather = forward_gather = gather_weights(here, w, false);
+        t.gather_again = !r.zero3_gathers_twice ? 0 : here.groups.secondary.size > 1 ? gather_weights(here, w, true) : t.gather;
         backward_gather = t.gather_again;
       }
       if (st.zero >= 3 || (st.zero == 2 && r.reduce_every_micro_batch)) {
-        t.reduce_each = scatter_gradients(c, w);
+        t.reduce_each = scatter_gradients(here, w);
         backward_gather += t.reduce_each;
       }
       const double hops = st.pp > 1 ? hop * v : 0;
-      t.forward = pass_time(c, c.stages[i], false, forward_gather, c.stages[i].last ? 0 : hops);
-      t.backward = pass_time(c, c.stages[i], true, backward_gather, c.stages[i].first ? 0 : hops);
+      t.forward = pass_time(here, c.stages[i], false, forward_gather, c.stages[i].last ? 0 : hops);
+      t.backward = pass_time(here, c.stages[i], true, backward_gather, c.stages[i].first ? 0 : hops);
     }
     passes[i] = {timed[i].forward.total(), timed[i].backward.total()};
     if (passes[i].forward + passes[i].backward > passes[busiest].forward + passes[busiest].backward) busiest = i;
@@ -219,24 +226,28 @@ void price_step(const RuntimeCase& c, Estimate& e) {
     pipeline = *std::max_element(ends.begin(), ends.end());
   }
 
-  // The end of the step, on the stage with the most weights.
-  double reduce = 0, gather = 0, optimizer = 0;
+  // The end of the step, on the stage with the most weights; of several device types, on the one that takes longest.
+  double reduce = 0, gather = 0, optimizer = 0, copies = 0, longest = -1;
   StageWeights most;
-  for (const Stage& s : c.stages)
-    if (const StageWeights w = c.weights(s); w.all() >= most.all()) most = w;
-  const bool once = st.zero <= 2 && !(st.zero == 2 && r.reduce_every_micro_batch);
-  if (once && st.zero >= 1) {
-    reduce = scatter_gradients(c, most);
-    gather = gather_weights(c, most, false);
+  const bool once = st.zero >= 1 && st.zero <= 2 && !(st.zero == 2 && r.reduce_every_micro_batch);
+  for (std::size_t i = 0; i < n;) {
+    const RuntimeCase& here = *of_stage[i];
+    StageWeights w;
+    for (; i < n && of_stage[i] == &here; ++i)
+      if (const StageWeights of = here.weights(c.stages[i]); of.all() >= w.all()) w = of;
+    const double summed = sum_gradients(here, w);  // without ZeRO all of them; else between the groups that share states
+    const double scattered = once ? scatter_gradients(here, w) : 0, gathered = once ? gather_weights(here, w, false) : 0;
+    const double updated = optimizer_seconds(here, w);
+    if (summed + scattered + gathered + updated <= longest) continue;
+    longest = summed + scattered + gathered + updated;
+    reduce = summed + scattered, copies = summed, gather = gathered, optimizer = updated, most = w;
   }
-  const double copies = sum_gradients(c, most);  // without ZeRO all of them; else between the groups that share states
-  reduce += copies;
   double tied = 0;
   if (c.model.tie_word_embeddings && st.pp > 1) tied = transfer(c, Kind::all_reduce, Axis::embedding, c.table * r.gradient_comm_bytes);
-  optimizer = optimizer_seconds(c, most);
   const Timed& b = timed[busiest];
   const double reduce_shown = exposed(reduce, r.dp_overlap, b.backward.compute + b.backward.host);
-  const double gather_shown = exposed(gather, r.gather_overlap, b.forward.compute + b.forward.host);
+  const double owners = st.zero >= 1 && st.zero <= 2 && c.shards > 1 ? c.shards * r.owner_broadcast.value : 0;
+  const double gather_shown = exposed(gather, r.gather_overlap, b.forward.compute + b.forward.host) + owners;
 
   Time& t = e.time;
   t.compute = {m * (b.forward.compute + b.backward.compute)};
@@ -255,7 +266,7 @@ void price_step(const RuntimeCase& c, Estimate& e) {
   }
   t.step = t.compute + t.tp_comm + t.cp_comm + t.ep_comm + t.pp_comm + t.dp_comm + t.host + t.optimizer + t.bubble;
 
-  communication(c, e, c.stages[busiest], b.forward, b.backward, hop, hop_bytes);
+  communication(*of_stage[busiest], e, c.stages[busiest], b.forward, b.backward, hop, hop_bytes);
   const auto dp = [&](Kind kind, double size, double times, double seconds, double shown) {
     if (seconds <= 0) return;
     e.communication.push_back({"dp", std::string(name_of(kind)), rounded(size * times), static_cast<int64_t>(times), {seconds * times}, {shown}});

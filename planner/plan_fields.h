@@ -91,12 +91,19 @@ template <> struct Fields<Tier> {
   static constexpr auto list = std::tuple{Field{"devices", &T::devices}, Field{"link", &T::link}};
 };
 
+template <> struct Fields<Part> {
+  using T = Part;
+  static constexpr const char* name = "part";
+  static constexpr auto list = std::tuple{Field{"nodes", &T::nodes}, Field{"device", &T::device}, Field{"intra", &T::intra}};
+};
+
 template <> struct Fields<Cluster> {
   using T = Cluster;
   static constexpr const char* name = "cluster";
   static constexpr auto list = std::tuple{
       Field{"name", &T::name}, Field{"nodes", &T::nodes}, Field{"devices_per_node", &T::devices_per_node},
-      Field{"device", &T::device}, Field{"intra", &T::intra}, Field{"inter", &T::inter}, Field{"tiers", &T::tiers}};
+      Field{"device", &T::device}, Field{"intra", &T::intra}, Field{"inter", &T::inter}, Field{"tiers", &T::tiers},
+      Field{"parts", &T::parts}};
 };
 
 template <> struct Fields<Optimizer> {

@@ -132,6 +132,7 @@ void read(const Node& n, const std::string& key, std::vector<MeasuredOp>& ops) {
 }
 
 void read(const Node& n, const std::string& key, std::vector<Tier>& tiers);
+void read(const Node& n, const std::string& key, std::vector<Part>& parts);
 
 template <class T>
   requires requires { Fields<T>::list; }
@@ -158,6 +159,12 @@ void read(const Node& n, const std::string& key, std::vector<Tier>& tiers) {
   if (n.items.size() + 2 > kMaxTiers) fail(n, "E0332", key + " has more entries than a cluster can", kMakeAnother);
   tiers.clear();
   for (const Node& item : n.items) read(item, key, tiers.emplace_back());
+}
+
+void read(const Node& n, const std::string& key, std::vector<Part>& parts) {
+  require(n, Node::Kind::list, key);
+  parts.clear();
+  for (const Node& item : n.items) read(item, key, parts.emplace_back());
 }
 
 // ---- The whole

@@ -61,6 +61,7 @@ Json write(const std::vector<MeasuredOp>& ops) {
 }
 
 Json write(const std::vector<Tier>& tiers);
+Json write(const std::vector<Part>& parts);
 
 template <class T>
   requires requires { Fields<T>::list; }
@@ -82,6 +83,12 @@ Json write(const T& v) {
 Json write(const std::vector<Tier>& tiers) {
   Json list = Json::array();
   for (const Tier& tier : tiers) list.push_back(write(tier));
+  return list;
+}
+
+Json write(const std::vector<Part>& parts) {
+  Json list = Json::array();
+  for (const Part& part : parts) list.push_back(write(part));
   return list;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "costmodel/error.h"
 #include "costmodel/estimate.h"
 #include "planner/simulate.h"
 
@@ -57,6 +58,9 @@ class SharedCores : public DeviceTimes {
 }  // namespace
 
 std::unique_ptr<TimeModel> time_model(const Plan& plan) {
+  if (!plan.cluster.parts.empty())
+    throw Error("E0305", Exit::usage, "a cluster of several device types has no program yet: it is estimated in closed form only",
+                "`llmplan estimate MODEL --cluster FILE --tp … --pp …` prices it and proposes how many layers each stage holds");
   if (plan.cluster.device.cpu && plan.cluster.nodes == 1) return std::make_unique<SharedCores>(plan);
   return std::make_unique<DeviceTimes>(plan);
 }

@@ -66,16 +66,47 @@ Cluster cluster_by_text(const std::string& text) {
   return c;
 }
 
+Cluster cluster_of(const Node& device) {
+  return device.kind == Node::Kind::map ? read_device_file(device).cluster
+                                        : read_device_profile(read_text(device, "device")).cluster;
+}
+
+// `parts: [{nodes: 8, device: a800-80g-sxm}, {nodes: 8, device: ascend-910b}]`: nodes of several types.
+Cluster read_parts(const Node& list, bool sourced) {
+  require(list, Node::Kind::list, "parts");
+  if (list.items.empty()) fail(list, "E0106", "a cluster has no parts", "list nodes and device of each type");
+  Cluster c;
+  c.nodes = 0;
+  for (const Node& item : list.items) {
+    require(item, Node::Kind::map, "a part");
+    only_keys(item, {"nodes", "device", "intra", "source"}, "a part");
+    const Cluster one = cluster_of(required(item, "device", "a part"));
+    Part part{read_integer(required(item, "nodes", "a part"), "nodes", 1, most_devices), one.device, one.intra};
+    if (const Node* n = item.find("intra"))
+      part.intra = read_link(*n, one.devices_per_node, sourced || (item.find("source") && !item.find("source")->text.empty()));
+    if (part.device.cpu) fail(item, "E0107", "a cluster of several types holds CPUs", "mixed clusters are of accelerators");
+    if (c.parts.empty()) c.device = part.device, c.intra = part.intra, c.inter = one.inter, c.devices_per_node = one.devices_per_node;
+    if (one.devices_per_node > 1 && part.intra.bandwidth.value <= 0)
+      fail(item, "E0106", "a part of several devices per node lacks 'intra'", "name a link, e.g. `intra: nvlink-4`");
+    // Between the types the slower network carries what both send.
+    if (one.inter.bandwidth < c.inter.bandwidth) c.inter = one.inter;
+    c.nodes += part.nodes;
+    c.parts.push_back(std::move(part));
+  }
+  if (c.parts.size() == 1) c.parts.clear();
+  return c;
+}
+
 Cluster cluster_by_file(const std::string& file) {
   const Node root = parse_yaml(read_profile_file(file), file);
   require(root, Node::Kind::map, "a cluster");
-  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "tiers", "source"},
+  only_keys(root, {"name", "nodes", "devices_per_node", "device", "intra", "inter", "tiers", "parts", "source"},
             "a cluster");
   const bool sourced = root.find("source") && !root.find("source")->text.empty();
-  const Node& device = required(root, "device", "a cluster");
-  Cluster c = device.kind == Node::Kind::map
-                  ? read_device_file(device).cluster
-                  : read_device_profile(read_text(device, "device")).cluster;
+  const Node* parts = root.find("parts");
+  if (parts && (root.find("device") || root.find("nodes") || root.find("intra")))
+    fail(*parts, "E0107", "a cluster of parts has no device, nodes or intra of its own", "say them of each part");
+  Cluster c = parts ? read_parts(*parts, sourced) : cluster_of(required(root, "device", "a cluster"));
   c.name = std::filesystem::path(file).stem().string();
   if (const Node* n = root.find("name")) c.name = read_text(*n, "name");
   if (const Node* n = root.find("nodes")) c.nodes = read_integer(*n, "nodes", 1, most_devices);
