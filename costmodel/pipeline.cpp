@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 namespace llmplan {
@@ -30,16 +32,34 @@ void gpipe(std::span<const StagePass> stages, int64_t m, double hop, std::span<d
   }
 }
 
+// What a round of 1F1B leaves behind: when each stage is free, and when its latest forward ended.
+struct Rounds {
+  explicit Rounds(std::size_t n) : stages(n) {
+    if (n > kSmall) large.resize(3 * n);
+    double* const all = large.empty() ? small.data() : large.data();
+    sent = all, free_before = all + n, sent_before = all + 2 * n;
+  }
+  static constexpr std::size_t kSmall = 64;
+  std::size_t stages;
+  std::array<double, 3 * kSmall> small;
+  std::vector<double> large;
+  double *sent, *free_before, *sent_before;
+};
+
 // 1F1B by its recurrence. Stage s runs F_{j+w} and then B_j, with w = n−1−s forwards of lead, so "round" j
 // ends with B_j everywhere. Its forwards need what the stage above did one round earlier: going from the last
 // stage to the first, one value per stage is enough.
-void one_f_one_b(std::span<const StagePass> stages, int64_t m, double hop, std::span<double> ends) {
+//
+// A round is a linear map in (max, +): once some rounds have moved every value by the same time, equally many further
+// ones do (Baccelli et al. 1992, §3.7: such maps end in a cycle), until the last forward has been sent. Those are skipped;
+// the cycle is found by comparison with a round whose distance doubles (Brent 1980). False: none of the
+// first `give_up` rounds closed one, and `ends` says nothing.
+bool one_f_one_b(std::span<const StagePass> stages, int64_t m, double hop, std::span<double> ends, int64_t give_up) {
   const int64_t n = static_cast<int64_t>(stages.size());
-  std::array<double, 64> small;
-  std::vector<double> large;
-  if (n > static_cast<int64_t>(small.size())) large.resize(static_cast<std::size_t>(n));
-  double* const sent = large.empty() ? small.data() : large.data();  // end of the stage's latest forward
-  std::fill(ends.begin(), ends.end(), 0.0);                          // when the stage is free
+  Rounds r(stages.size());
+  std::fill(ends.begin(), ends.end(), 0.0);  // when the stage is free
+  int64_t compared = 0, lap = 1;             // the round compared with, and for how many
+  bool skipped = false;
   for (int64_t j = 1 - n; j < m; ++j) {
     double gradient = 0;
     for (int64_t s = n - 1; s >= 0; --s) {
@@ -47,15 +67,41 @@ void one_f_one_b(std::span<const StagePass> stages, int64_t m, double hop, std::
       double& now = ends[static_cast<std::size_t>(s)];
       const int64_t i = j + n - 1 - s;
       if (i >= 0 && i < m) {
-        now = std::max(now, s > 0 ? sent[s - 1] + hop : 0.0) + pass.forward;
-        sent[s] = now;
+        now = std::max(now, s > 0 ? r.sent[s - 1] + hop : 0.0) + pass.forward;
+        r.sent[s] = now;
       }
       if (j < 0) continue;
       now = std::max(now, gradient) + pass.backward;
       gradient = now + hop;
     }
+    if (j < 0 || j + n >= m || skipped) continue;  // filling or draining
+    if (j > 0) {
+      const double step = ends[0] - r.free_before[0], slack = 1e-12 * ends[0];
+      bool cycle = true;
+      for (int64_t s = 0; s < n && cycle; ++s)
+        cycle = std::abs(ends[static_cast<std::size_t>(s)] - r.free_before[s] - step) <= slack &&
+                std::abs(r.sent[s] - r.sent_before[s] - step) <= slack;
+      if (cycle) {
+        const int64_t length = j - compared, cycles = (m - n - j) / length;  // m − n: the last round before draining
+        for (int64_t s = 0; s < n; ++s) {
+          ends[static_cast<std::size_t>(s)] += step * static_cast<double>(cycles);
+          r.sent[s] += step * static_cast<double>(cycles);
+        }
+        j += cycles * length;
+        skipped = true;
+        continue;
+      }
+      if (j >= give_up) return false;
+      if (j - compared < lap) continue;
+      lap *= 2;
+    }
+    compared = j;
+    std::copy(ends.begin(), ends.end(), r.free_before);
+    std::copy(r.sent, r.sent + n, r.sent_before);
   }
+  return true;
 }
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 // Stage-rounds up to which the recurrence is run as it is.
 constexpr int64_t kExactRounds = 512;
@@ -71,10 +117,11 @@ void pipeline_ends(Schedule schedule, std::span<const StagePass> stages, int64_t
   }
   if (schedule == Schedule::gpipe) return gpipe(stages, m, hop, ends);
   const int64_t settled = 3 * n;  // rounds after which each one takes as long as the one before
-  if (n * m <= kExactRounds || m <= settled + n) return one_f_one_b(stages, m, hop, ends);
-  one_f_one_b(stages, settled, hop, ends);
+  const bool exact = n * m <= kExactRounds || m <= settled + n;
+  if (one_f_one_b(stages, m, hop, ends, exact ? kNever : settled)) return;
+  one_f_one_b(stages, settled, hop, ends, kNever);
   const double before = *std::max_element(ends.begin(), ends.end());
-  one_f_one_b(stages, settled + n, hop, ends);
+  one_f_one_b(stages, settled + n, hop, ends, kNever);
   const double period = (*std::max_element(ends.begin(), ends.end()) - before) / static_cast<double>(n);
   // A stage that is slowest by little gets its neighbours to wait only late; no schedule beats its own work
   // between the first arrival of its input and the way back of its last gradient.
