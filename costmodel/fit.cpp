@@ -60,6 +60,7 @@ const RuntimeMember kRuntimeMembers[] = {
     {"optimizer_traffic", &Runtime::optimizer_traffic, nullptr, 0.5, 8},
     {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
     {"collective_dispatch", nullptr, &Runtime::collective_dispatch, 1e-6, 1e-3},
+    {"lockstep", &Runtime::lockstep, nullptr, 0, 0.5},
     {"micro_batch_overhead", nullptr, &Runtime::micro_batch_overhead, 1e-5, 0.1},
     {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
     {"tp_overlap", &Runtime::tp_overlap, nullptr, 0, 1},
@@ -181,6 +182,7 @@ class Fitter {
         k.member = m.member, k.seconds = m.seconds;
         const std::size_t base = like(r);
         if (base != r && k.of(runtimes_[r]) == k.of(runtimes_[base])) continue;  // the base's knob moves it
+        if (base != r && k.share && k.of(runtimes_[r]) == 0) continue;           // it says that it has none
         for (std::size_t other = 0; other < runtimes_.size(); ++other)
           if (other != r && like(other) == r && k.of(runtimes_[other]) == k.of(runtimes_[r])) k.also.push_back(other);
         add(k, std::clamp(k.of(runtimes_[r]), m.low, m.high));

@@ -68,7 +68,8 @@ PassTime pass_time(const RuntimeCase& c, const Stage& s, bool backward, double g
   t.ep = ep * (1 - r.ep_overlap);
   t.pp = hop * (1 - r.pp_overlap);
   const double host = kernels * r.dispatch.value + collectives * r.collective_dispatch.value + r.micro_batch_overhead.value / 2;
-  t.host = std::max(0.0, host - t.compute - t.tp - t.cp - t.ep);
+  const double device = t.compute + t.tp + t.cp + t.ep;
+  t.host = std::max(0.0, host - device) + (c.dims.tp > 1 ? r.lockstep * std::min(host, device) : 0);
   t.dp = exposed(gather, r.gather_overlap, t.compute + t.host);  // the wire is free while the host dawdles
   return t;
 }

@@ -69,7 +69,8 @@ template <> struct Fields<Device> {  // bytes, seconds, and both per second
       Field{"name", &T::name}, Field{"cpu", &T::cpu}, Field{"cores", &T::cores}, Field{"memory", &T::memory},
       Field{"reserve", &T::reserve}, Field{"peak", &T::peak}, Field{"vector_peak", &T::vector_peak},
       Field{"memory_bandwidth", &T::memory_bandwidth}, Field{"gemm_efficiency", &T::gemm_efficiency},
-      Field{"attention_efficiency", &T::attention_efficiency}, Field{"memory_efficiency", &T::memory_efficiency},
+      Field{"attention_efficiency", &T::attention_efficiency}, Field{"fa2_rate", &T::fa2_rate},
+      Field{"memory_efficiency", &T::memory_efficiency},
       Field{"launch", &T::launch}, Field{"sms", &T::sms}, Field{"host_bandwidth", &T::host_bandwidth},
       Field{"measured", &T::measured}, Field{"price_per_hour", &T::price_per_hour}};
 };
