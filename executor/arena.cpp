@@ -11,12 +11,12 @@
 
 namespace llmplan {
 
-Arena::Arena(Bytes size) {
+Arena::Arena(Bytes size, Use use) {
   if (size.value == 0) return;
   constexpr std::size_t kHuge = std::size_t{2} << 20;
   const auto n = static_cast<std::size_t>(size.value);
   // Mapped with a huge page to spare, and the spare given back, so that the start is aligned.
-  void* raw = ::mmap(nullptr, n + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* raw = ::mmap(nullptr, n + kHuge, PROT_READ | PROT_WRITE, (use == Use::shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0);
   if (raw == MAP_FAILED)
     throw Error("E0340", Exit::nothing_fits,
                 fmt::format("the system refuses {:.1f} MiB of memory", static_cast<double>(n) / (1 << 20)),

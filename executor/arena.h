@@ -10,9 +10,10 @@ namespace llmplan {
 class Arena {
  public:
   Arena() = default;
+  enum class Use { own, shared };  // shared: with processes that are forked later, at the same address
   // Exactly `size` bytes, on huge pages where the system has them, every page present. Filled with 0xff,
   // which is NaN in every float format: what a program reads and nobody wrote cannot pass for data.
-  explicit Arena(Bytes size);  // Error E0340
+  explicit Arena(Bytes size, Use = Use::own);  // Error E0340
   ~Arena();
   Arena(Arena&&) noexcept;
   Arena& operator=(Arena&&) noexcept;

@@ -12,6 +12,7 @@
 
 #include "costmodel/error.h"
 #include "executor/file.h"
+#include "executor/transport.h"
 
 namespace llmplan {
 namespace fs = std::filesystem;
@@ -80,45 +81,8 @@ const SafeTensor& expect(const SafeTensors& file, const std::string& name, const
   return *t;
 }
 
-void fill_tensor(Ranks& ranks, State state, const std::string& name, const SafeTensors& file, const SafeTensor& tensor) {
-  std::vector<float> piece;
-  const std::int64_t n = tensor.elements();
-  for (std::int64_t first = 0; first < n; first += kPiece) {
-    piece.resize(static_cast<std::size_t>(std::min(kPiece, n - first)));
-    file.read(tensor, first, piece);
-    ranks.write(state, name, first, piece);
-  }
-}
-
-}  // namespace
-
-void save_checkpoint(const std::string& directory, const Ranks& ranks, const Progress& progress, const Identity& identity) {
-  make_directory(directory);
-  std::vector<FloatTensor> tensors;
-  for (auto& kind : kKinds)
-    for (auto& t : ranks.tensors()) tensors.push_back({kind.prefix + t.name, t.shape});
-  std::map<std::string, std::string> metadata = {{"format", kFormat},
-                                                 {"step", std::to_string(progress.step)},
-                                                 {"samples", std::to_string(progress.samples)},
-                                                 {"identity", nlohmann::json(identity).dump()}};
-  if (const LossScaling s = ranks.loss_scaling(); ranks.programs().programs.front().loss_scaling >= 0)
-    for (auto& [key, field] : kLossScalingFields) metadata[key] = fmt::format("{}", s.*field);
-  std::size_t n = ranks.tensors().size();
-  write_safetensors(fmt::format("{}/{}{:08}{}", directory, kPrefix, progress.step, kSuffix), tensors, metadata,
-                    [&](std::size_t i, std::int64_t first, std::span<float> out) {
-                      ranks.read(kKinds[i / n].state, ranks.tensors()[i % n].name, first, out);
-                    });
-  auto all = list(directory);
-  for (std::size_t i = 0; i + kKept < all.size(); ++i) ::unlink(all[i].second.c_str());
-}
-
-std::optional<std::string> latest_checkpoint(const std::string& directory) {
-  auto all = list(directory);
-  return all.empty() ? std::nullopt : std::optional(all.back().second);
-}
-
-Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& identity) {
-  SafeTensors file(path);
+void require_own(const SafeTensors& file, const Identity& identity) {
+  const std::string& path = file.path();
   auto text = [&](const char* key) {
     auto found = file.metadata().find(key);
     return found == file.metadata().end() ? std::string() : found->second;
@@ -132,29 +96,116 @@ Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& 
     std::string was = there.is_object() ? there.value(key, "nothing") : "nothing";
     if (was != value) mismatch(path, fmt::format("{} was {} there and is {} here", key, was, value));
   }
-  for (auto& kind : kKinds)
-    for (auto& t : ranks.tensors()) fill_tensor(ranks, kind.state, t.name, file, expect(file, kind.prefix + t.name, t));
-  ranks.set_loss_scaling(loss_scaling(file, ranks.loss_scaling()));
-  return {number(file, "step"), number(file, "samples")};
 }
 
-void load_weights(const std::string& path, Ranks& ranks) {
-  SafeTensors file(path);
+void require_known(const SafeTensors& file, const Ranks& ranks) {
   for (auto& t : file.tensors()) {
     bool known = std::any_of(ranks.tensors().begin(), ranks.tensors().end(), [&](auto& ours) { return ours.name == t.name; });
     // Some files repeat a tied head, or hold the constant frequencies of RoPE.
     if (!known && t.name != "lm_head.weight" && !t.name.ends_with("rotary_emb.inv_freq"))
-      mismatch(path, fmt::format("the model has no tensor '{}'", t.name));
+      mismatch(file.path(), fmt::format("the model has no tensor '{}'", t.name));
   }
-  for (auto& t : ranks.tensors()) fill_tensor(ranks, State::weights, t.name, file, expect(file, t.name, t));
+}
+
+std::int64_t elements(const FloatTensor& t) {
+  std::int64_t n = 1;
+  for (std::int64_t d : t.shape) n *= d;
+  return n;
+}
+
+// Rank 0 alone has `file`: the machines of the others may not see it. What is wrong with it is found before.
+void fill_tensor(Ranks& ranks, State state, const FloatTensor& tensor, const SafeTensors* file, const SafeTensor* there) {
+  std::vector<float> piece;
+  const std::int64_t n = elements(tensor);
+  for (std::int64_t first = 0; first < n; first += kPiece) {
+    piece.resize(static_cast<std::size_t>(std::min(kPiece, n - first)));
+    if (file) file->read(*there, first, piece);
+    if (Transport* t = ranks.transport()) broadcast(*t, std::as_writable_bytes(std::span(piece)));
+    ranks.write(state, tensor.name, first, piece);
+  }
+}
+
+// As write_safetensors(), by rank 0; the others take part in the same reads.
+void write_tensors(const std::string& path, const Ranks& ranks, const std::vector<FloatTensor>& tensors,
+                   const std::map<std::string, std::string>& metadata,
+                   const std::function<void(std::size_t, std::int64_t, std::span<float>)>& fill) {
+  if (ranks.first()) return write_safetensors(path, tensors, metadata, fill);
+  std::vector<float> piece;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    for (std::int64_t first = 0, n = elements(tensors[i]); first < n; first += kPiece) {
+      piece.resize(static_cast<std::size_t>(std::min(kPiece, n - first)));
+      fill(i, first, piece);
+    }
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& directory, const Ranks& ranks, const Progress& progress, const Identity& identity) {
+  on_first(ranks.transport(), [&] { make_directory(directory); });
+  std::vector<FloatTensor> tensors;
+  for (auto& kind : kKinds)
+    for (auto& t : ranks.tensors()) tensors.push_back({kind.prefix + t.name, t.shape});
+  std::map<std::string, std::string> metadata = {{"format", kFormat},
+                                                 {"step", std::to_string(progress.step)},
+                                                 {"samples", std::to_string(progress.samples)},
+                                                 {"identity", nlohmann::json(identity).dump()}};
+  if (const LossScaling s = ranks.loss_scaling(); ranks.programs().programs.front().loss_scaling >= 0)
+    for (auto& [key, field] : kLossScalingFields) metadata[key] = fmt::format("{}", s.*field);
+  std::size_t n = ranks.tensors().size();
+  write_tensors(fmt::format("{}/{}{:08}{}", directory, kPrefix, progress.step, kSuffix), ranks, tensors, metadata,
+                    [&](std::size_t i, std::int64_t first, std::span<float> out) {
+                      ranks.read(kKinds[i / n].state, ranks.tensors()[i % n].name, first, out);
+                    });
+  if (!ranks.first()) return;
+  auto all = list(directory);
+  for (std::size_t i = 0; i + kKept < all.size(); ++i) ::unlink(all[i].second.c_str());
+}
+
+std::optional<std::string> latest_checkpoint(const std::string& directory) {
+  auto all = list(directory);
+  return all.empty() ? std::nullopt : std::optional(all.back().second);
+}
+
+Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& identity) {
+  std::optional<SafeTensors> opened;
+  Progress progress;
+  LossScaling scaling = ranks.loss_scaling();
+  on_first(ranks.transport(), [&] {
+    const SafeTensors& file = opened.emplace(path);
+    require_own(file, identity);
+    for (auto& kind : kKinds)
+      for (auto& t : ranks.tensors()) expect(file, kind.prefix + t.name, t);
+    progress = {number(file, "step"), number(file, "samples")};
+    scaling = loss_scaling(file, scaling);
+  });
+  const SafeTensors* file = opened ? &*opened : nullptr;
+  for (auto& kind : kKinds)
+    for (auto& t : ranks.tensors())
+      fill_tensor(ranks, kind.state, t, file, file ? file->find(kind.prefix + t.name) : nullptr);
+  if (Transport* t = ranks.transport()) broadcast(*t, std::as_writable_bytes(std::span(&progress, 1)));
+  if (Transport* t = ranks.transport()) broadcast(*t, std::as_writable_bytes(std::span(&scaling, 1)));
+  ranks.set_loss_scaling(scaling);
+  return progress;
+}
+
+void load_weights(const std::string& path, Ranks& ranks) {
+  std::optional<SafeTensors> opened;
+  on_first(ranks.transport(), [&] {
+    const SafeTensors& file = opened.emplace(path);
+    require_known(file, ranks);
+    for (auto& t : ranks.tensors()) expect(file, t.name, t);
+  });
+  for (auto& t : ranks.tensors())
+    fill_tensor(ranks, State::weights, t, opened ? &*opened : nullptr, opened ? opened->find(t.name) : nullptr);
 }
 
 void export_weights(const std::string& directory, const Ranks& ranks, const ModelConfig& m) {
-  make_directory(directory);
-  write_safetensors(directory + "/model.safetensors", ranks.tensors(), {{"format", "pt"}},
+  on_first(ranks.transport(), [&] { make_directory(directory); });
+  write_tensors(directory + "/model.safetensors", ranks, ranks.tensors(), {{"format", "pt"}},
                     [&](std::size_t i, std::int64_t first, std::span<float> out) {
                       ranks.read(State::weights, ranks.tensors()[i].name, first, out);
                     });
+  if (!ranks.first()) return;
   nlohmann::ordered_json config = {
       {"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"hidden_size", m.hidden_size},
       {"num_hidden_layers", m.num_hidden_layers}, {"intermediate_size", m.intermediate_size},

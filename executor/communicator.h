@@ -1,4 +1,4 @@
-// The seam that local threads, MPI and NCCL fill: collectives over the groups of a rank, and transfers
+// The seam that local ranks, MPI and NCCL fill: collectives over the groups of a rank, and transfers
 // between neighbours. All calls block until the local buffers may be used again; reductions add in
 // rank order, so results do not depend on timing.
 #pragma once
@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 
+#include "costmodel/error.h"
 #include "costmodel/op.h"
 #include "executor/backend.h"
 
@@ -27,8 +28,24 @@ class Communicator {
   virtual Time send(const Send&, const std::byte* x) = 0;
   virtual Time recv(const Recv&, std::byte* x) = 0;
 
-  // Wakes every rank that is blocked or will block; they throw Error E0601 with this reason.
+  // Wakes every rank that is blocked or will block; they throw RunStopped with this reason.
   virtual void abort(const std::string& reason) noexcept = 0;
 };
+
+// What every other rank throws when one is lost or fails: Error E0601, with that one's name.
+struct RunStopped : Error {
+  explicit RunStopped(const std::string& reason)
+      : Error("E0601", Exit::rank_lost, "the run was stopped: " + reason,
+              "the other ranks stopped because of that one; --resume continues") {}
+};
+
+// Ranks of one group that are not at the same instruction: Error E0320.
+[[noreturn]] void refuse_mismatch(int rank, const Collective& here, const Collective& there);
+[[noreturn]] void refuse_mismatch(int rank, const Recv& expected, std::int64_t sent);
+[[noreturn]] void refuse_axis(int rank, Axis);  // the rank is in no group of it
+
+// rank = tp + tp_size·(dp + dp_size·pp)
+Coordinates coordinates_of(int rank, int tp, int dp, int pp);
+std::string name_of(const Coordinates&);  // "rank 3 (tp 1, dp 1, pp 0)"
 
 }  // namespace llmplan

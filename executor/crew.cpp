@@ -1,6 +1,6 @@
 #include "executor/crew.h"
 
-#include "costmodel/error.h"
+#include "executor/communicator.h"
 
 namespace llmplan {
 namespace {
@@ -8,8 +8,8 @@ namespace {
 bool followed(const std::exception_ptr& e) {  // from another rank's failure
   try {
     std::rethrow_exception(e);
-  } catch (const Error& error) {
-    return error.code == "E0601";
+  } catch (const RunStopped&) {
+    return true;
   } catch (...) {
     return false;
   }

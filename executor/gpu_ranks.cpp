@@ -57,4 +57,18 @@ std::vector<std::unique_ptr<Rank>> make_gpu_ranks(const std::vector<RankOptions>
   return ranks;
 }
 
+std::unique_ptr<Rank> make_gpu_rank(const RankOptions& o, int device, const std::function<std::string(std::string)>& share) {
+  std::string why_not;
+  const auto devices = gpus(&why_not);
+  if (device >= static_cast<int>(devices.size()))
+    throw Error("E0341", Exit::environment,
+                devices.empty() ? fmt::format("the plan is for {}, and there is no GPU to run on: {}", o.plan->cluster.name, why_not)
+                                : fmt::format("rank {} is the {}th of this machine, which has {} GPUs", o.where.rank, device + 1, devices.size()),
+                "start as many ranks per machine as it has GPUs");
+  const GpuApi& api = *gpu_library().api;
+  const std::string id = share(o.where.rank == 0 ? api.nccl_unique_id() : "");
+  return std::make_unique<OnGpu>(
+      api.make_rank({device, o.where, &o.plan->workload.optimizer, o.programs, o.device_arena, o.host_arena, id, nullptr}));
+}
+
 }  // namespace llmplan

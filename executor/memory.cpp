@@ -47,6 +47,8 @@ std::string gib(Bytes b) { return fmt::format("{:.2f} GiB", static_cast<double>(
 
 Bytes process_peak() { return proc_value("/proc/self/status", "VmHWM:"); }
 
+Bytes process_private(int pid) { return proc_value(fmt::format("/proc/{}/status", pid).c_str(), "RssAnon:"); }
+
 Bytes memory_available() {
   std::int64_t available = proc_value("/proc/meminfo", "MemAvailable:").value;
   if (available == 0) available = std::numeric_limits<std::int64_t>::max();

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "executor/execution.h"
@@ -14,12 +16,14 @@
 
 namespace llmplan {
 
+class Communicator;
 class LocalWorld;
 
 class Rank {
  public:
   virtual ~Rank() = default;
   virtual Bytes arena() const = 0;  // device bytes that were taken from the system
+  virtual Bytes beside() const { return {}; }  // what a process of the rank's own holds now, outside all arenas
   // Contents of the device arena. One thread at a time, unless the bytes are different ones on a CPU.
   virtual void read(Bytes offset, std::span<std::byte> out) const = 0;
   virtual void write(Bytes offset, std::span<const std::byte> in) = 0;
@@ -36,6 +40,10 @@ struct RankOptions {
 };
 
 std::vector<std::unique_ptr<Rank>> make_cpu_ranks(const std::vector<RankOptions>&, LocalWorld&);  // cpu/cpu_rank.cpp
+std::unique_ptr<Rank> make_cpu_rank(const RankOptions&, std::unique_ptr<Communicator>, int threads);
+std::vector<std::unique_ptr<Rank>> make_process_ranks(const std::vector<RankOptions>&, LocalWorld&);  // process_rank.cpp
 std::vector<std::unique_ptr<Rank>> make_gpu_ranks(const std::vector<RankOptions>&);               // gpu_ranks.cpp
+// One of several, in processes of their own: the bytes that rank 0 gives to `share` come back in all of them.
+std::unique_ptr<Rank> make_gpu_rank(const RankOptions&, int device, const std::function<std::string(std::string)>& share);
 
 }  // namespace llmplan

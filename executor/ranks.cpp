@@ -17,9 +17,12 @@
 #include "executor/crew.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
+#include "executor/memory.h"
 #include "executor/rank.h"
 #include "executor/rope_table.h"
 #include "executor/shard.h"
+#include "executor/staged_comm.h"
+#include "executor/transport.h"
 
 namespace llmplan {
 namespace {
@@ -55,6 +58,7 @@ void require_shared(const Program& a, const Layout& la, const Program& b, const 
 struct Ranks::Body {
   Plan plan;
   const std::atomic<int>* stop;
+  Transport* transport;  // null: all ranks are here
   Lowered train, eval;
   LocalWorld world;
   std::vector<std::unique_ptr<Rank>> ranks;
@@ -64,22 +68,45 @@ struct Ranks::Body {
   std::map<std::string, std::vector<Place>> places;  // the first is the one to read
   std::unique_ptr<Crew> crew;
 
-  Body(const Plan& p, const std::atomic<int>* s)
-      : plan(p), stop(s), train(build(p, Purpose::train)), eval(build(p, Purpose::evaluate)),
+  struct Elsewhere { Transport* transport = nullptr; int local = 0, share = 1; };
+
+  Body(const Plan& p, const std::atomic<int>* s, Placement placement, const Elsewhere& others)
+      : plan(p), stop(s), transport(others.transport), train(build(p, Purpose::train)), eval(build(p, Purpose::evaluate)),
         world(static_cast<int>(p.strategy.tp), static_cast<int>(p.strategy.dp), static_cast<int>(p.strategy.pp)) {
     for (std::size_t i = 0; i < train.programs.size(); ++i)
       require_shared(train.programs[i], train.layouts[i], eval.programs[i], eval.layouts[i]);
     list_tensors();
     std::vector<RankOptions> options;
+    ranks.resize(static_cast<std::size_t>(world.size()));
     for (int r = 0; r < world.size(); ++r) {
       auto stage = static_cast<std::size_t>(world.coordinates(r).pp);
       options.push_back({world.coordinates(r), &plan, {&train.programs[stage], &eval.programs[stage]}, predicted(r),
                          std::max(train.layouts[stage].host_arena, eval.layouts[stage].host_arena)});
     }
-    ranks = plan.cluster.device.cpu ? make_cpu_ranks(options, world) : make_gpu_ranks(options);
+    if (transport) ranks[static_cast<std::size_t>(held())] = make_own(options[static_cast<std::size_t>(held())], others);
+    else if (!plan.cluster.device.cpu) ranks = make_gpu_ranks(options);
+    else ranks = placement == Placement::processes ? make_process_ranks(options, world) : make_cpu_ranks(options, world);
     timelines.resize(ranks.size());
-    for (int r = 0; r < world.size(); ++r) fill_constants(r);
-    crew = std::make_unique<Crew>(world.size());
+    for (int r = 0; r < world.size(); ++r)
+      if (here(r)) fill_constants(r);
+    crew = std::make_unique<Crew>(transport ? 1 : world.size());
+  }
+
+  // The rank of a process that the transport started.
+  std::unique_ptr<Rank> make_own(const RankOptions& o, const Elsewhere& others) {
+    if (plan.cluster.device.cpu) {
+      const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+      return make_cpu_rank(o, staged_communicator(*transport, o.where), std::max(1, cores / std::max(1, others.share)));
+    }
+    return make_gpu_rank(o, others.local, [this](std::string id) { return broadcast(*transport, std::move(id)); });
+  }
+  bool here(int rank) const { return !transport || transport->rank() == rank; }
+  int held() const { return transport ? transport->rank() : 0; }  // the first that is here
+
+  // Some rank here has this tp position of this stage.
+  bool holds(int stage, int tp_rank) const {
+    const Coordinates c = world.coordinates(held());
+    return !transport || (c.pp == stage && c.tp == tp_rank);
   }
 
   int tp() const { return static_cast<int>(plan.strategy.tp); }
@@ -102,6 +129,10 @@ struct Ranks::Body {
     return train.layouts[stage_of(rank)].offset[static_cast<std::size_t>(id)] + Bytes{element * size_of(buffer(rank, id).dtype)};
   }
   void get(int rank, BufferId id, std::int64_t first, std::span<float> out) const {
+    if (here(rank)) load(rank, id, first, out);
+    if (transport) fetch(*transport, rank, std::as_writable_bytes(out));
+  }
+  void load(int rank, BufferId id, std::int64_t first, std::span<float> out) const {
     const Rank& from = *ranks[static_cast<std::size_t>(rank)];
     const DType type = buffer(rank, id).dtype;
     if (type == DType::fp32) return from.read(address(rank, id, first), std::as_writable_bytes(out));
@@ -110,6 +141,7 @@ struct Ranks::Body {
     cpu::widen(type, stored.data(), out.data(), static_cast<std::int64_t>(out.size()));
   }
   void put(int rank, BufferId id, std::int64_t first, std::span<const float> in) {
+    if (!here(rank)) return;
     Rank& to = *ranks[static_cast<std::size_t>(rank)];
     const DType type = buffer(rank, id).dtype;
     if (type == DType::fp32) return to.write(address(rank, id, first), std::as_bytes(in));
@@ -124,7 +156,7 @@ struct Ranks::Body {
   }
 
   void put_loss_scaling(int rank, const LossScaling& scaling) {
-    if (const BufferId id = program(rank).loss_scaling; id >= 0)
+    if (const BufferId id = program(rank).loss_scaling; id >= 0 && here(rank))
       ranks[static_cast<std::size_t>(rank)]->write(address(rank, id, 0), std::as_bytes(std::span(&scaling, 1)));
   }
 
@@ -211,8 +243,10 @@ struct Ranks::Body {
     try {
       crew->run(job, [&] {
         if (!stop_now()) return;
-        for (auto& r : ranks) r->cancel();
+        for (auto& r : ranks)
+          if (r) r->cancel();
         world.abort("stopped at once");
+        if (transport) transport->stop("stopped at once");
       });
     } catch (const Error& e) {
       if (e.code != "E0601" || !stop_now()) throw;
@@ -225,25 +259,52 @@ struct Ranks::Body {
   std::array<double, 3> execute_all(const Lowered& what, const StepScalars& step, const SampleSource& samples,
                                     std::int64_t samples_per_rank, bool timed) {
     const auto start = Clock::now();
-    run([&](int r) {
+    run([&](int member) {
+      const int r = transport ? held() : member;
       auto stage = stage_of(r);
       Timeline t = ranks[static_cast<std::size_t>(r)]->run(
           {&what.programs[stage], &what.layouts[stage], step, &samples, plan.strategy.micro_batch, samples_per_rank, start}, timed);
       if (timed) timelines[static_cast<std::size_t>(r)] = std::move(t);
     });
     std::array<double, 3> stats;
-    ranks[0]->read(address(0, program(0).stats, 0), std::as_writable_bytes(std::span(stats)));
+    const int r = held();  // all ranks have the world's sums
+    ranks[static_cast<std::size_t>(r)]->read(address(r, program(r).stats, 0), std::as_writable_bytes(std::span(stats)));
     return stats;
   }
 };
 
-Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop) : body_(std::make_unique<Body>(plan, stop)) {}
+Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop, Placement placement)
+    : body_(std::make_unique<Body>(plan, stop, placement, Body::Elsewhere{})) {}
+Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop, Transport& transport, int local, int share)
+    : body_(std::make_unique<Body>(plan, stop, Placement::threads, Body::Elsewhere{&transport, local, share})) {}
 Ranks::~Ranks() = default;
 
 int Ranks::size() const { return body_->world.size(); }
 const Lowered& Ranks::programs() const { return body_->train; }
 Bytes Ranks::predicted_arena(int rank) const { return body_->predicted(rank); }
-Bytes Ranks::allocated_arena(int rank) const { return body_->ranks[static_cast<std::size_t>(rank)]->arena(); }
+Bytes Ranks::allocated_arena(int rank) const { return body_->here(rank) ? body_->ranks[static_cast<std::size_t>(rank)]->arena() : Bytes{}; }
+bool Ranks::first() const { return body_->here(0); }
+Transport* Ranks::transport() const { return body_->transport; }
+Bytes Ranks::memory() const {
+  Bytes sum = process_peak();
+  for (auto& rank : body_->ranks)
+    if (rank) sum += rank->beside();
+  return sum;
+}
+
+void Ranks::collect_timelines(bool all) {
+  Body& b = *body_;
+  if (!b.transport) return;
+  const int per_stage = b.tp() * b.dp();
+  for (int r = 0; r < size(); r += all ? 1 : per_stage) {
+    Timeline& t = b.timelines[static_cast<std::size_t>(r)];
+    std::int64_t n = static_cast<std::int64_t>(t.size());
+    fetch(*b.transport, r, std::as_writable_bytes(std::span(&n, 1)));
+    t.resize(static_cast<std::size_t>(n));
+    fetch(*b.transport, r, std::as_writable_bytes(std::span(t)));
+  }
+}
+
 const Timeline& Ranks::timeline(int rank) const { return body_->timelines[static_cast<std::size_t>(rank)]; }
 const std::vector<FloatTensor>& Ranks::tensors() const { return body_->tensors; }
 
@@ -254,7 +315,8 @@ void Ranks::init(std::uint64_t seed) {
   for (const Program& p : b.train.programs)
     for (const Param& param : p.params)
       for (int tp = 0; tp < b.tp(); ++tp)
-        for (std::int64_t first = 0; first < param.elements(); first += kBlock) jobs.push_back({{p.stage, &param}, tp, first});
+        for (std::int64_t first = 0; first < param.elements(); first += kBlock)
+          if (b.holds(p.stage, tp)) jobs.push_back({{p.stage, &param}, tp, first});
   std::mutex writing;  // ranks on GPUs take one caller at a time
   in_parallel(jobs.size(), [&](std::size_t i) {
     auto& [at, tp, first] = jobs[i];
@@ -284,8 +346,9 @@ StepResult Ranks::step(const StepScalars& scalars, const SampleSource& samples, 
 LossScaling Ranks::loss_scaling() const {
   const Body& b = *body_;
   LossScaling scaling{.scale = 1};
-  if (const BufferId id = b.program(0).loss_scaling; id >= 0)
-    b.ranks[0]->read(b.address(0, id, 0), std::as_writable_bytes(std::span(&scaling, 1)));
+  const int r = b.held();  // all ranks agree
+  if (const BufferId id = b.program(r).loss_scaling; id >= 0)
+    b.ranks[static_cast<std::size_t>(r)]->read(b.address(r, id, 0), std::as_writable_bytes(std::span(&scaling, 1)));
   return scaling;
 }
 

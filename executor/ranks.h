@@ -16,6 +16,8 @@
 
 namespace llmplan {
 
+class Transport;
+
 struct StepResult {
   double loss = 0;             // mean over the tokens that count
   double grad_norm = 0;        // before clipping
@@ -24,32 +26,44 @@ struct StepResult {
   Seconds time{};              // wall clock, all ranks
 };
 
+// Ranks as threads of this process, or as processes forked from it (on CPUs; while it has no other threads).
+enum class Placement : std::uint8_t { threads, processes };
+
 enum class State : std::uint8_t { weights, gradients, moment1, moment2 };
 
 class Ranks {
  public:
   // Builds the plan's programs and takes the memory. Weights are NaN until init() or write(); moments
   // are 0. `stop` reaching 2 ends a step in its middle (Error E0602).
-  explicit Ranks(const Plan&, const std::atomic<int>* stop = nullptr);
+  explicit Ranks(const Plan&, const std::atomic<int>* stop = nullptr, Placement = Placement::threads);
+  // This process holds the rank of its number alone; every process makes the same calls in the same order.
+  // `local` counts from 0 the processes of this machine, `share` is how many of them use its cores.
+  Ranks(const Plan&, const std::atomic<int>* stop, Transport&, int local, int share);
   ~Ranks();
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
 
   int size() const;
+  bool first() const;                           // rank 0 is here: what is read arrives in this process
+  Transport* transport() const;                 // null when all ranks are here
   const Lowered& programs() const;              // of training
   Bytes predicted_arena(int rank) const;        // what the layouts say
   Bytes allocated_arena(int rank) const;        // what was taken from the system
+  Bytes memory() const;                         // the most that this process held, and what the ranks' own hold now
 
   void init(std::uint64_t seed);                // random weights
   // The timeline costs nothing on CPUs; on GPUs an untimed step is a single graph launch.
   StepResult step(const StepScalars&, const SampleSource&, bool timed = true);
   // Mean loss of `batches` micro-batches per data-parallel rank. Nothing but activations changes.
   double evaluate(std::int64_t batches, const SampleSource&);
-  const Timeline& timeline(int rank) const;     // of the last timed step
+  const Timeline& timeline(int rank) const;     // of the last timed step; of ranks that are elsewhere, see below
+  // Brings the last timed step's timelines to rank 0: of all ranks, or of the first of each stage.
+  void collect_timelines(bool all);
 
   // Every tensor of the model once, in the order of the stages.
   const std::vector<FloatTensor>& tensors() const;
-  // Elements [first, first + size) of a whole tensor, so that large ones can pass through in pieces.
+  // Elements [first, first + size) of a whole tensor, so that large ones can pass through in pieces. What is
+  // read is complete where first() is.
   void read(State, const std::string& name, std::int64_t first, std::span<float> out) const;
   void write(State, const std::string& name, std::int64_t first, std::span<const float> values);
   std::vector<float> read(State, const std::string& name) const;

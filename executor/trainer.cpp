@@ -21,18 +21,22 @@
 #include "executor/op_times.h"
 #include "executor/ranks.h"
 #include "executor/statistics.h"
+#include "executor/transport.h"
 
 namespace llmplan {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::int64_t kTimedEvery = 16;  // steps; on GPUs, where timing each op slows a step down
+constexpr std::int64_t kTimedEvery = 16;  // steps; on GPUs, where timing each op slows a step down, and where timelines travel
 
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 void require_runnable(const Plan& plan, const RunOptions& options) {
+  if (!plan.cluster.device.cpu && options.processes)
+    throw Error("E0342", Exit::usage, "--processes is for ranks on cores, and the plan is for " + plan.cluster.name,
+                "a process per GPU is started by mpirun: mpirun -n RANKS llmplan run PLAN");
   std::string why_not;
   if (!plan.cluster.device.cpu && gpus(&why_not).empty())
     throw Error("E0341", Exit::environment,
@@ -105,15 +109,22 @@ Rates rates(const Plan& plan, std::int64_t tokens_per_step, double seconds) {
 struct Usage { Bytes largest{}, sum{}, process{}; Bytes per_rank() const; int ranks = 1; };
 Usage usage(const Ranks& ranks) {
   Usage u;
-  u.ranks = ranks.size();
+  u.ranks = ranks.transport() ? 1 : ranks.size();  // of this process
   for (int r = 0; r < ranks.size(); ++r) {
     u.sum += ranks.allocated_arena(r);
     u.largest = std::max(u.largest, ranks.allocated_arena(r));
   }
-  u.process = process_peak();
+  u.process = ranks.memory();
   return u;
 }
 Bytes Usage::per_rank() const { return largest + std::max(process - sum, Bytes{}) / ranks; }
+
+// When a rank was lost, and what that costs.
+void tell_where(Error& e, std::int64_t step, const std::string& checkpoint) {
+  e.message += fmt::format(", in step {}", step);
+  e.hint += checkpoint.empty() ? "\nnothing was saved yet; --checkpoint-every N saves on the way"
+                               : fmt::format("\nlast checkpoint: {}", checkpoint);
+}
 
 // A step that loss scaling skips is no failure, unless the scale cannot become smaller.
 void require_finite(const StepMetrics& m, const std::string& checkpoint) {
@@ -133,16 +144,25 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   auto tokens = open_tokens(options.data, plan.model.vocab_size, plan.workload.documents);
   Loader loader(*tokens, seq, options.held_out, plan.workload.seed, plan.workload.documents);
   check_ids(*tokens);
-  if (plan.cluster.device.cpu) require_memory(plan);
+  Transport* const others = options.transport;
+  if (plan.cluster.device.cpu && !others) require_memory(plan);
 
-  RunDirectory directory(options);
-  directory.require_space(parameters(plan.model));
-  Ranks ranks(plan, options.stop);
+  const bool first = !others || others->rank() == 0;
+  std::optional<RunDirectory> directory;
+  on_first(others, [&] {
+    directory.emplace(options);
+    directory->require_space(parameters(plan.model));
+  });
+  std::optional<Ranks> held;
+  if (others) held.emplace(plan, options.stop, *others, options.local_rank, options.local_size);
+  else held.emplace(plan, options.stop, options.processes ? Placement::processes : Placement::threads);
+  Ranks& ranks = *held;
   const Identity identity = identity_of(plan, seq, *tokens, options);
   Progress progress;
   std::string saved;
-  if (directory.resume_from()) {
-    saved = *directory.resume_from();
+  if (first) saved = directory->resume_from().value_or("");
+  if (others) saved = broadcast(*others, saved);
+  if (!saved.empty()) {
     progress = load_checkpoint(saved, ranks, identity);
   } else if (!options.init.empty()) {
     load_weights(options.init, ranks);
@@ -150,10 +170,13 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     ranks.init(plan.workload.seed);
   }
   const std::string report_path = options.out + "/report.json";
-  if (progress.step >= options.steps && fs::exists(report_path))  // nothing is left to do
-    return report_from_json(read_file(report_path), report_path);
+  // The same answer everywhere: rank 0 asks, the largest value counts.
+  auto agreed = [&](int value) { return others ? agree(*others, value) : value; };
+  if (agreed(first && progress.step >= options.steps && fs::exists(report_path)) > 0)  // nothing is left to do
+    return first ? report_from_json(read_file(report_path), report_path) : RunReport{};
 
-  MetricsLog log(options.out + "/metrics.jsonl", progress.step);
+  std::optional<MetricsLog> log;
+  on_first(others, [&] { log.emplace(options.out + "/metrics.jsonl", progress.step); });
   OpTimes op_times(plan, ranks);
   std::vector<double> step_times;
   double last_loss = 0, held_out_loss = -1;
@@ -162,15 +185,15 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     return ranks.evaluate(options.eval_batches, [&](std::int64_t i, auto ids, auto targets) { loader.held_out(i, count, ids, targets); });
   };
   auto due = [](std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; };
-  auto stopping = [&] { return options.stop && *options.stop > 0; };
+  auto stopping = [&] { return agreed(options.stop && *options.stop > 0) > 0; };  // one that was told stops all
 
   bool stopped = false, is_saved = true;
   auto save = [&] {
     if (options.stop && *options.stop >= 2)
       throw Error("E0602", Exit::rank_lost, fmt::format("stopped at once, after step {}", progress.step),
                   "nothing was saved since the last checkpoint; --resume continues from there");
-    save_checkpoint(directory.checkpoints(), ranks, progress, identity);
-    saved = latest_checkpoint(directory.checkpoints()).value_or("");
+    save_checkpoint(options.out + "/checkpoints", ranks, progress, identity);
+    if (first) saved = latest_checkpoint(directory->checkpoints()).value_or("");
     is_saved = true;
   };
   while (progress.step < options.steps && !(stopped = stopping())) {
@@ -181,12 +204,21 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     m.lr = learning_rate(plan.workload.optimizer, m.step - static_cast<std::int64_t>(scaling.skipped), options.steps);
     m.loss_scale = scaling.scale;
     const bool last = m.step == options.steps;
-    const bool timed = plan.cluster.device.cpu || last || m.step % kTimedEvery == 2;
+    const bool timed = (plan.cluster.device.cpu && !others) || last || m.step % kTimedEvery == 2;
     SampleSource samples = [&](std::int64_t i, auto ids, auto targets) { loader.train(progress.samples + i, ids, targets); };
-    StepResult result = ranks.step({m.step, m.lr}, samples, timed);
+    StepResult result;
+    try {
+      result = ranks.step({m.step, m.lr}, samples, timed);
+    } catch (Error& e) {
+      if (e.code == "E0601") tell_where(e, m.step, saved);
+      throw;
+    }
     progress = {m.step, progress.samples + batch};
     is_saved = false;
-    if (timed) op_times.add(ranks);
+    if (timed) {
+      ranks.collect_timelines(last && options.trace);
+      if (first) op_times.add(ranks);
+    }
     step_times.push_back(result.time.value);
 
     Rates r = rates(plan, batch * seq, result.time.value);
@@ -202,8 +234,8 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     m.memory = usage(ranks).per_rank();
     if (std::isfinite(m.loss) && options.eval_batches > 0 && loader.has_held_out() && (last || due(m.step, options.eval_every)))
       m.held_out_loss = held_out_loss = evaluate();
-    log.write(m);
-    if (on_step) on_step(m);
+    if (log) log->write(m);
+    if (first && on_step) on_step(m);
     require_finite(m, saved);
     if (last || due(m.step, options.checkpoint_every) || stopping()) {
       save();
@@ -226,20 +258,20 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   report.p5_step = {quantile(step_times, 0.05)};
   report.p95_step = {quantile(step_times, 0.95)};
   report.per_op = op_times.result();
-  report.first_loss = log.first_loss().value_or(last_loss);
+  report.first_loss = log ? log->first_loss().value_or(last_loss) : last_loss;
   report.last_loss = last_loss;
   report.held_out_loss = held_out_loss;
   report.steps = progress.step;
   report.tokens = progress.samples * seq;
-  report.ranks = u.ranks;
+  report.ranks = u.ranks;  // of this process, as the bytes that follow
   report.arenas = u.sum;
   report.process_peak = u.process;
   report.reserve = plan.cluster.device.reserve;
   report.device = plan.cluster.device.name;
   report.versions = {{"kernels", std::string(cpu::instruction_set())}, {"compiler", __VERSION__}};
-  if (options.trace && !step_times.empty()) write_file(options.out + "/trace.json", trace_json(ranks));
+  if (first && options.trace && !step_times.empty()) write_file(options.out + "/trace.json", trace_json(ranks));
   if (!stopped) export_weights(options.out + "/hf", ranks, plan.model);
-  write_file(report_path, to_json(report) + "\n");
+  if (first) write_file(report_path, to_json(report) + "\n");
   return report;
 }
 

@@ -12,6 +12,8 @@
 
 namespace llmplan {
 
+class Transport;
+
 struct RunOptions {
   std::string data;                  // a text file, or the prefix of a Megatron .bin/.idx pair
   std::string out;                   // directory for metrics.jsonl, checkpoints, report.json
@@ -22,6 +24,11 @@ struct RunOptions {
   std::int64_t eval_batches = 8;     // micro-batches per data-parallel rank
   double held_out = 0.1;             // fraction of the data, from its end
   std::string init;                  // a safetensors file to start from instead of random weights
+  bool processes = false;            // a process per rank instead of a thread (CPUs)
+  // Not null: this process holds one rank, the transport's; all call train() with the same plan and options.
+  // Files are read and written by rank 0 alone, but for the data. The others get an empty report.
+  Transport* transport = nullptr;
+  int local_rank = 0, local_size = 1;  // among the processes of this machine
   bool trace = false;                // write the last step's measured timeline
   const std::atomic<int>* stop = nullptr;  // 1: stop after this step and save; 2: stop now
 };

@@ -42,8 +42,12 @@ std::vector<std::unique_ptr<Rank>> make_cpu_ranks(const std::vector<RankOptions>
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   std::vector<std::unique_ptr<Rank>> ranks;
   for (const RankOptions& o : options)
-    ranks.push_back(std::make_unique<CpuRank>(o, world.communicator(o.where.rank), std::max(1, cores / world.size())));
+    ranks.push_back(make_cpu_rank(o, world.communicator(o.where.rank), std::max(1, cores / world.size())));
   return ranks;
+}
+
+std::unique_ptr<Rank> make_cpu_rank(const RankOptions& o, std::unique_ptr<Communicator> communicator, int threads) {
+  return std::make_unique<CpuRank>(o, std::move(communicator), threads);
 }
 
 }  // namespace llmplan

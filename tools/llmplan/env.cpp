@@ -7,12 +7,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <optional>
 
 #include <fmt/format.h>
 
 #include "costmodel/profiles/profiles.h"
 #include "executor/cpu/kernels.h"
+#include "executor/launch.h"
+#include "executor/mpi.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
 #include "tools/llmplan/format.h"
@@ -56,38 +57,22 @@ bool can_load(const char* file) {
   return handle != nullptr;
 }
 
-// Who started us, and as which rank; variables as the launchers document them.
-struct Launcher { const char* name; const char* rank; const char* size; const char* needs; };
-constexpr Launcher kLaunchers[] = {
-    {"torchrun", "RANK", "WORLD_SIZE", nullptr},
-    {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", nullptr},
-    {"MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", nullptr},
-    // A batch script itself also sees SLURM_PROCID=0; only srun sets a step.
-    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"}};
+const char* variable(const char* name) { return std::getenv(name); }
 
 Json launch_json() {
   Json found = Json::array();
-  for (const Launcher& l : kLaunchers) {
-    const char* rank = std::getenv(l.rank);
-    const char* size = std::getenv(l.size);
-    if (rank == nullptr || size == nullptr) continue;
-    Json entry = {{"launcher", l.name}, {"rank", rank}, {"world", size}, {"from", std::string(l.rank) + ", " + l.size}};
-    entry["started_by_it"] = l.needs == nullptr || std::getenv(l.needs) != nullptr;
-    found.push_back(entry);
+  for (const Launch& l : launches(variable)) {
+    found.push_back({{"launcher", l.launcher}, {"rank", l.rank}, {"world", l.size}, {"local_rank", l.local_rank}, {"from", l.from},
+                     {"started_by_it", l.active}, {"meet_by", l.mpi ? "MPI" : "TCP"}});
+    if (!l.master.empty()) found.back()["master"] = fmt::format("{}:{}", l.master, l.port);
   }
   return found;
 }
 
-// Two launchers that name different ranks: one of them is left over in the environment.
-void refuse_conflict(const Json& launch) {
-  for (const Json& a : launch)
-    for (const Json& b : launch)
-      if (a["rank"] != b["rank"] && a["started_by_it"] == true && b["started_by_it"] == true)
-        throw Error("E0507", Exit::environment,
-                    fmt::format("{} says rank {} ({}), {} says rank {} ({})", a["launcher"].get<std::string>(),
-                                a["rank"].get<std::string>(), a["from"].get<std::string>(), b["launcher"].get<std::string>(),
-                                b["rank"].get<std::string>(), b["from"].get<std::string>()),
-                    "unset the variables of the launcher that did not start this process");
+// The backend that this build has, not only a library that happens to lie on the machine.
+Json mpi_json() {
+  const MpiLibrary& m = mpi_library();
+  return {{"usable", m.api != nullptr}, {"version", m.api ? Json(m.api->library()) : Json(nullptr)}, {"reason", m.api ? Json(nullptr) : Json(m.why_not)}};
 }
 
 Json environment() {
@@ -106,6 +91,7 @@ Json environment() {
           {"memory_available", memory_kib("MemAvailable") * 1024},
           {"libraries", libraries},
           {"cuda_visible_devices", visible == nullptr ? Json(nullptr) : Json(visible)},
+          {"mpi", mpi_json()},
           {"launch", launch_json()},
           {"data_directory", data_directory()},
           {"calibration", calibration_path()},
@@ -127,10 +113,12 @@ void print_text(const Json& e) {
                               library["library"].get<std::string>()));
   if (!e["cuda_visible_devices"].is_null())
     line("visible GPUs", "CUDA_VISIBLE_DEVICES=" + e["cuda_visible_devices"].get<std::string>());
+  line("MPI backend", e["mpi"]["usable"].get<bool>() ? e["mpi"]["version"].get<std::string>()
+                                                     : "not usable: " + e["mpi"]["reason"].get<std::string>());
   if (e["launch"].empty()) line("launch", "started by hand, one process");
   for (const Json& l : e["launch"])
     line("launch", fmt::format("{}: rank {} of {} (from {}){}", l["launcher"].get<std::string>(),
-                               l["rank"].get<std::string>(), l["world"].get<std::string>(), l["from"].get<std::string>(),
+                               l["rank"].get<int>(), l["world"].get<int>(), l["from"].get<std::string>(),
                                l["started_by_it"].get<bool>() ? "" : ", but not started by srun"));
   line("profiles", e["data_directory"].get<std::string>());
   line("calibration", e["calibration"].get<std::string>() +
@@ -143,8 +131,8 @@ void add_env(CLI::App& app, Session& session) {
   CLI::App* sub = app.add_subcommand("env", "what this machine offers: cores, memory, libraries, launcher");
   sub->callback([&session] {
     session.action = [&session] {
+      find_launch(variable);  // refuses launchers that disagree
       const Json e = environment();
-      refuse_conflict(e["launch"]);
       if (session.json) print_document(e);
       else print_text(e);
       return Exit::ok;

@@ -1,0 +1,144 @@
+// What libllmplan_mpi.so offers (executor/mpi.h).
+#include <mpi.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "executor/communicator.h"
+#include "executor/mpi.h"
+
+namespace llmplan {
+namespace {
+
+constexpr int kStopTag = kChannels;
+constexpr std::size_t kLargest = std::size_t{1} << 30;  // bytes of one MPI message; its count is an int
+
+class MpiTransport final : public Transport {
+ public:
+  MpiTransport() {
+    int provided = MPI_THREAD_SINGLE;
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "start");
+    if (provided < MPI_THREAD_MULTIPLE)
+      throw Error("E0515", Exit::environment, "this MPI does not allow calls from several threads",
+                  "collectives and pipeline transfers run side by side; use an MPI with MPI_THREAD_MULTIPLE");
+    check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "duplicate");
+    check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "error handler");
+    check(MPI_Comm_rank(comm_, &rank_), "rank");
+    check(MPI_Comm_size(comm_, &size_), "size");
+  }
+  ~MpiTransport() override {
+    if (stopped_) return;  // the others are not there to finalize with; mpirun ends what is left
+    MPI_Comm_free(&comm_);
+    MPI_Finalize();
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  void exchange(Channel channel, std::span<const Outgoing> out, std::span<const Incoming> in) override {
+    thread_local std::vector<MPI_Request> requests;
+    requests.clear();
+    const int tag = static_cast<int>(channel);
+    auto pieces = [](auto bytes, auto post) {
+      for (std::size_t at = 0; at < bytes.size(); at += kLargest) {
+        const std::size_t n = std::min(kLargest, bytes.size() - at);
+        post(bytes.data() + at, static_cast<int>(n), &requests.emplace_back());
+      }
+    };
+    for (const Incoming& m : in)
+      pieces(m.bytes, [&](std::byte* at, int n, MPI_Request* r) { check(MPI_Irecv(at, n, MPI_BYTE, m.peer, tag, comm_, r), "receive"); });
+    for (const Outgoing& m : out)
+      pieces(m.bytes, [&](const std::byte* at, int n, MPI_Request* r) { check(MPI_Isend(at, n, MPI_BYTE, m.peer, tag, comm_, r), "send"); });
+    wait(requests);
+  }
+
+  void stop(const std::string& reason) noexcept override {
+    if (!note(reason)) return;
+    // The text must outlive the messages, and nobody will be there to complete them.
+    static std::string text;
+    text = reason;
+    std::vector<MPI_Request> requests;
+    for (int peer = 0; peer < size_; ++peer)
+      if (peer != rank_)
+        MPI_Isend(text.data(), static_cast<int>(text.size()), MPI_BYTE, peer, kStopTag, comm_, &requests.emplace_back());
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+    for (int done = 0; !done && std::chrono::steady_clock::now() < end;) {
+      MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+ private:
+  static void check(int status, const char* what) {
+    if (status == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(status, text, &length);
+    throw RunStopped(std::string("MPI could not ") + what + ": " + text);
+  }
+
+  // MPI itself would wait by spinning, which takes the core from a rank that has work.
+  void wait(std::vector<MPI_Request>& requests) {
+    for (int tries = 0;; ++tries) {
+      int done = 0;
+      check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), "transfer");
+      if (done) return;
+      if (tries % 16 == 15) look_for_stop();
+      if (stopped_) {
+        std::lock_guard lock(mutex_);
+        throw RunStopped(reason_);
+      }
+      // Sleeping, not yielding: who yields on a busy core goes behind everybody else on it.
+      if (tries >= 50) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  }
+
+  void look_for_stop() {
+    int there = 0;
+    MPI_Message message;
+    MPI_Status status;
+    check(MPI_Improbe(MPI_ANY_SOURCE, kStopTag, comm_, &there, &message, &status), "probe");
+    if (!there) return;
+    int size = 0;
+    MPI_Get_count(&status, MPI_BYTE, &size);
+    std::string text(static_cast<std::size_t>(size), ' ');
+    check(MPI_Mrecv(text.data(), size, MPI_BYTE, &message, &status), "receive");
+    note(text);
+  }
+
+  // The first reason stands.
+  bool note(const std::string& reason) {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return false;
+    reason_ = reason;
+    stopped_ = true;
+    return true;
+  }
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1;
+  std::mutex mutex_;
+  std::atomic<bool> stopped_ = false;
+  std::string reason_;
+};
+
+std::unique_ptr<Transport> start() { return std::make_unique<MpiTransport>(); }
+
+std::string library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string whole(text, static_cast<std::size_t>(length));
+  return whole.substr(0, whole.find_first_of(",\n"));
+}
+
+constexpr MpiApi kApi{kMpiApi, start, library};
+
+}  // namespace
+}  // namespace llmplan
+
+extern "C" __attribute__((visibility("default"))) const llmplan::MpiApi* llmplan_mpi_api() { return &llmplan::kApi; }
