@@ -39,13 +39,15 @@ constexpr std::size_t at(const char* name) {
     if (std::string_view(kWords[k].name) == name) return k;
   return kWordCount;
 }
-constexpr std::size_t kRuntime = at("runtime"), kDevice = at("device");
+constexpr std::size_t kSoftware = at("software"), kRuntime = at("runtime"), kDevice = at("device");
 
 }  // namespace
 
-Features features_of(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s) {
+Features features_of(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s, const std::string& runtime,
+                     const std::string& base) {
   Features f;
-  f.words = {w.runtime, c.device.cpu ? "local-cpu" : c.device.name, precision_word(w.precision), std::string(name_of(w.optimizer.kind)),
+  const std::string& software = !base.empty() && runtime.starts_with(base + "-") ? base : runtime;
+  f.words = {software, runtime, c.device.cpu ? "local-cpu" : c.device.name, precision_word(w.precision), std::string(name_of(w.optimizer.kind)),
              std::string(name_of(s.recompute)), std::string(name_of(s.attention)),
              s.pp > 1 ? std::string(name_of(s.schedule)) : "none", std::to_string(s.zero), offload_word(s.offload)};
   const auto d = [](std::int64_t n) { return static_cast<double>(std::max<std::int64_t>(1, n)); };
@@ -86,7 +88,7 @@ Residuals::Interval Residuals::interval(const Features& f, Metric metric, const 
   const Point q = point(f);
   const int left_out = without.empty() ? -1 : word(without), own = word(kOwnSource);
   // llmplan's program is its own: other software's errors say nothing about it, nor its about theirs.
-  const bool asks_own = f.words[kRuntime] == kOwnSource;
+  const bool asks_own = f.words[kSoftware] == kOwnSource;
   struct Near { float distance, error; const Point* p; };
   std::vector<Near> near;
   near.reserve(points_.size());
@@ -110,10 +112,10 @@ Residuals::Interval Residuals::interval(const Features& f, Metric metric, const 
     if (!same && errors.size() >= kEnough) break;
     for (const Near& n : near) {
       if (errors.size() >= kNearest) break;
-      if ((n.p->words[kRuntime] == q.words[kRuntime]) != same || taken[n.p->source] >= kPerSource) continue;
+      if ((n.p->words[kSoftware] == q.words[kSoftware]) != same || taken[n.p->source] >= kPerSource) continue;
       ++taken[n.p->source];
       errors.push_back(n.error);
-      result.same_runtime = same;
+      result.same_software = same;
     }
   }
   std::ranges::sort(errors);
@@ -132,16 +134,16 @@ std::vector<std::string> Residuals::outside(const Features& f, const Point& q, M
   const auto counts = [&](const Point& p) {
     return p.source != without && !std::isnan(metric == Metric::time ? p.time : p.memory);
   };
-  const std::string& runtime = f.words[kRuntime];
+  const std::string& software = f.words[kSoftware];
   std::vector<const Point*> same;
   for (const Point& p : points_)
-    if (counts(p) && p.words[kRuntime] == q.words[kRuntime]) same.push_back(&p);
-  if (same.empty()) return {"no validated run of " + runtime};
+    if (counts(p) && p.words[kSoftware] == q.words[kSoftware]) same.push_back(&p);
+  if (same.empty()) return {"no validated run of " + software};
 
   std::vector<std::string> found;
   for (std::size_t k = 0; k < kWordCount; ++k) {
-    if (k == kRuntime || std::ranges::any_of(same, [&](const Point* p) { return p->words[k] == q.words[k]; })) continue;
-    found.push_back("no validated run of " + runtime + (k == kDevice ? " on " : std::string(" with ") + kWords[k].name + " ") + f.words[k]);
+    if (k == kSoftware || k == kRuntime || std::ranges::any_of(same, [&](const Point* p) { return p->words[k] == q.words[k]; })) continue;
+    found.push_back("no validated run of " + software + (k == kDevice ? " on " : std::string(" with ") + kWords[k].name + " ") + f.words[k]);
   }
   for (std::size_t k = 0; k < kNumberCount; ++k) {
     const auto [low, high] = std::ranges::minmax(same, {}, [&](const Point* p) { return p->logs[k]; });

@@ -17,9 +17,9 @@ struct WordFeature {
   const char* name;
   double weight;  // distance of two runs that differ in it
 };
-inline constexpr WordFeature kWords[] = {{"runtime", 3},     {"device", 1.5},   {"precision", 0.5}, {"optimizer", 0.1},
-                                         {"recompute", 0.5}, {"attention", 0.5}, {"schedule", 0.2},  {"zero", 0.5},
-                                         {"offload", 1}};
+inline constexpr WordFeature kWords[] = {{"software", 3},    {"runtime", 0.5},   {"device", 1.5},    {"precision", 0.5},
+                                         {"optimizer", 0.1}, {"recompute", 0.5}, {"attention", 0.5}, {"schedule", 0.2},
+                                         {"zero", 0.5},      {"offload", 1}};
 struct NumberFeature {
   const char* name;
   double weight;     // per doubling
@@ -37,7 +37,10 @@ struct Features {
   std::array<std::string, kWordCount> words{};
   std::array<double, kNumberCount> numbers{};  // at least 1
 };
-Features features_of(const ModelConfig&, const Cluster&, const Workload&, const Strategy&);
+// `runtime` is a profile's name and `base` the profile that it builds on (Runtime::base): "fsdp2-eager" is a variant
+// of fsdp2, but "jax-fsdp", whose name does not begin with its base's, is software of its own.
+Features features_of(const ModelConfig&, const Cluster&, const Workload&, const Strategy&, const std::string& runtime,
+                     const std::string& base);
 
 struct Residual {
   std::string source;
@@ -57,7 +60,7 @@ class Residuals {
   struct Interval {
     double relative = -1;  // 4 of 5 comparable runs lay within [x/(1+r), x·(1+r)]; -1: not known
     std::int64_t rows = 0, sources = 0;
-    bool same_runtime = false;         // all of them ran the same software
+    bool same_software = false;        // all of them ran it
     std::vector<std::string> outside;  // what of the case no validated run covers
     bool known() const { return relative >= 0; }
   };

@@ -53,9 +53,11 @@ std::vector<Residual> residuals_of(const std::vector<Case>& cases, const Validat
       }
     }
     if (std::isnan(r.time_error) && std::isnan(r.memory_error)) continue;
-    const Setup s = std::get<Setup>(set_up(c, data));
-    r.features = features_of(s.model, s.cluster, s.workload, s.strategy);
-    r.features.words[0] = s.runtime.name;  // a row may mean a variant of the software that it names
+    const auto setup = set_up(c, data);
+    if (!std::holds_alternative<Setup>(setup)) continue;  // a share of memory that is no run
+    const Setup& s = std::get<Setup>(setup);
+    // A row may mean a variant of the software that it names.
+    r.features = features_of(s.model, s.cluster, s.workload, s.strategy, s.runtime.name, s.runtime.base);
     out.push_back(std::move(r));
   }
   return out;

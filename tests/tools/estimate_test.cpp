@@ -159,7 +159,7 @@ TEST_CASE("--explain: every formula, worked out with its numbers, is the field o
     // Nothing that is there goes unexplained.
     for (const char* group : {"memory", "time"})
       for (const auto& [key, value] : row[group].items()) {
-        if (key == "capacity" || key == "peak_stage" || !value.is_number() || value == 0) continue;
+        if (key == "capacity" || key == "peak_stage" || key == "allocated" || key == "reserved" || !value.is_number() || value == 0) continue;
         CHECK_MESSAGE(explained.contains(std::string(group) + "." + key), key);
       }
     for (const char* field : {"flops.model_causal", "flops.hardware", "tokens_per_s", "tflops_per_device"}) CHECK(explained.contains(field));
@@ -178,6 +178,20 @@ TEST_CASE("days and cost follow from tokens and the price of a device") {
   const ShellResult text = sh("\"$LLMPLAN\" estimate " + what + " --tokens 100B --price 2", dir);
   CHECK(text.out.find("device-hours") != std::string::npos);
   CHECK(sh("\"$LLMPLAN\" estimate tiny-1m --price -1", dir).exit == 2);
+}
+
+TEST_CASE("the peak of memory has a stage, a moment, and is the largest of its stages") {
+  const std::string what = "llama-3.1-8b --cluster 2x8xh100-80g-sxm --tp 2 --pp 4 --zero 1 --runtime megatron-core", dir = scratch("peak");
+  const Json row = estimate(what, dir)["strategies"][0];
+  const Json& m = row["memory"];
+  CHECK_FALSE(m["moment"].get<std::string>().empty());
+  REQUIRE(row["memory_per_stage"].size() == 4);
+  std::int64_t largest = 0;
+  for (const Json& stage : row["memory_per_stage"]) largest = std::max(largest, stage["peak"].get<std::int64_t>());
+  CHECK(m["peak"] == largest);
+  CHECK(row["memory_per_stage"][m["peak_stage"].get<std::size_t>()]["peak"] == largest);
+  const ShellResult text = sh("\"$LLMPLAN\" estimate " + what, dir);
+  CHECK(text.out.find("the peak, " + m["moment"].get<std::string>()) != std::string::npos);
 }
 
 TEST_CASE("FLOPs by kind add up to those with recomputation") {

@@ -79,7 +79,9 @@ Json memory_json(const Memory& m) {
           {"optimizer", m.optimizer.value},     {"activations", m.activations.value},
           {"logits", m.logits.value},           {"buffers", m.buffers.value},
           {"reserve", m.reserve.value},         {"peak", m.peak.value},
-          {"capacity", m.capacity.value},       {"peak_stage", m.peak_stage}};
+          {"capacity", m.capacity.value},       {"peak_stage", m.peak_stage},
+          {"moment", std::string(m.moment)},    {"allocated", m.allocated().value},
+          {"reserved", m.reserved().value}};
 }
 
 double cost_of(const Estimate& e, const Cluster& c) {

@@ -177,7 +177,11 @@ std::string peak_moment(const Estimate& e) {
 std::string estimate_details(const Inputs& in, const Estimate& e) {
   std::string text = time_table(e) + '\n';
   if (!e.communication.empty()) text += communication_table(e) + '\n';
-  text += memory_table(e) + '\n' + flops_table(in, e);
+  text += memory_table(e);
+  if (e.memory.cached.value > 0)
+    text += fmt::format(" of this the framework would report {} as allocated, and {} as reserved with its allocator's cache\n",
+                        bytes_text(e.memory.allocated()), bytes_text(e.memory.reserved()));
+  text += '\n' + flops_table(in, e);
   if (const std::string cost = cost_line(in, e); !cost.empty()) text += '\n' + cost;
   return text;
 }

@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "costmodel/profiles/residual_file.h"
+#include "costmodel/profiles/runtime_profile.h"
 #include "tools/llmplan/format.h"
 
 namespace llmplan::cli {
@@ -14,7 +15,7 @@ namespace {
 std::string basis(const Residuals::Interval& i, const std::string& runtime) {
   if (!i.known()) return fmt::format("no run of {} on this device has been measured", runtime);
   return fmt::format("{} measured runs of {} {}, {}", i.rows, i.sources, i.sources == 1 ? "source" : "sources",
-                     i.same_runtime ? "all of " + runtime : "other software among them");
+                     i.same_software ? "all of " + runtime : "other software among them");
 }
 
 Json interval_json(const Residuals::Interval& i, double value, bool integer) {
@@ -29,7 +30,8 @@ std::string percent(double x) { return fmt::format("{:.{}f} %", 100 * x, x < 0.0
 
 Uncertainty uncertainty_of(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s) {
   static const Residuals residuals = read_residuals();
-  const Features f = features_of(m, c, w, s);
+  const std::string base = w.runtime == kOwnSource ? "" : read_runtime(w.runtime).base;
+  const Features f = features_of(m, c, w, s, w.runtime, base);
   Uncertainty u{residuals.interval(f, Metric::time), residuals.interval(f, Metric::memory), false};
   u.exact_arena = w.runtime == kOwnSource && why_not_lowerable(m, w, s).empty();
   if (w.runtime == kOwnSource && c.device.cpu && c.device.measured.empty())
