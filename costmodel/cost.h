@@ -45,6 +45,9 @@ struct Pricer {
   const Strategy& strategy;
   int ranks, threads;  // of a CPU; as many ranks as there are cores, the rest take turns
   bool rings_only = false;  // Runtime::rings_only
+  struct Priced { std::int64_t size = -1; Axis axis{}; Collective::Kind kind{}; double seconds = 0; };
+  mutable std::array<Priced, 6> priced{};  // the latest
+  mutable std::size_t next = 0;
 
   Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
     const std::int64_t cores = std::max(c.device.cores, 1);
@@ -54,7 +57,7 @@ struct Pricer {
   void operator()(Cost& sum, const Op& op, std::int64_t times = 1) const {
     const double n = static_cast<double>(times);
     if (const auto* c = std::get_if<Collective>(&op)) {
-      const double t = transfer_time(op, cluster, strategy, rings_only).value * n;
+      const double t = collective_seconds(op, *c) * n;
       Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
       entry.seconds += t;
       entry.bytes += static_cast<double>(c->size.value) * n;
@@ -65,6 +68,13 @@ struct Pricer {
     }
   }
   double seconds(const Op& op) const { return op_time(op, cluster.device, ranks, threads).value; }
+  // A layer repeats few collectives, and each costs more to price than to look up.
+  double collective_seconds(const Op& op, const Collective& c) const {
+    for (const Priced& p : priced)
+      if (p.size == c.size.value && p.axis == c.axis && p.kind == c.kind) return p.seconds;
+    Priced& slot = priced[next++ % priced.size()];
+    return (slot = {c.size.value, c.axis, c.kind, transfer_time(op, cluster, strategy, rings_only).value}).seconds;
+  }
   // Kernels that only move bytes, whatever they are called.
   double pointwise(double bytes) const {
     const Device& d = cluster.device;
