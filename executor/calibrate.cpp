@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 #include <random>
+#include <span>
 #include <unordered_map>
 
 #include "costmodel/error.h"
@@ -13,6 +14,7 @@
 #include "executor/cpu/kernels.h"
 #include "executor/ranks.h"
 #include "executor/statistics.h"
+#include "planner/build.h"
 
 namespace llmplan {
 namespace {
@@ -24,9 +26,7 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 
 // ---- What is run: two layers of models from 1M to 56M parameters and beyond, one at a time
 
-struct Sample {
-  int64_t hidden, heads, kv_heads, head_dim, ffn, vocab, seq, micro_batch;
-};
+using Sample = CalibrationSample;
 // Most useful first: the first ones are the built-in tiny models at 512 tokens; then larger
 // micro-batches, other sequence lengths and widths, between which times are interpolated.
 constexpr Sample kSamples[] = {
@@ -35,6 +35,13 @@ constexpr Sample kSamples[] = {
     {768, 12, 12, 64, 2048, 4096, 512, 1}, {384, 6, 2, 64, 1024, 1024, 512, 4}, {256, 4, 2, 64, 704, 320, 128, 2},
     {512, 8, 4, 64, 1408, 1024, 512, 4},  {128, 4, 4, 32, 352, 320, 64, 1},     {256, 8, 8, 32, 1024, 1024, 2048, 1},
     {1024, 16, 8, 64, 2816, 1024, 256, 1},
+};
+// On GPUs: layers as of 1B and 8B models first, at the lengths that are trained most; those that do not fit are left out.
+constexpr Sample kGpuSamples[] = {
+    {2048, 32, 8, 64, 8192, 128256, 4096, 1},  {4096, 32, 8, 128, 14336, 128256, 4096, 1}, {2048, 32, 8, 64, 8192, 128256, 8192, 1},
+    {4096, 32, 8, 128, 14336, 128256, 8192, 1}, {2048, 32, 8, 64, 8192, 128256, 4096, 4},  {4096, 32, 8, 128, 14336, 32000, 4096, 2},
+    {1024, 16, 8, 64, 2816, 32000, 2048, 4},   {768, 12, 12, 64, 3072, 50304, 1024, 8},    {8192, 64, 8, 128, 28672, 32000, 4096, 1},
+    {4096, 32, 32, 128, 11008, 32000, 2048, 2}, {256, 4, 2, 64, 704, 8192, 512, 8},
 };
 
 enum class Spread { alone, dp, tp, sp, pp };  // over all cores
@@ -55,7 +62,7 @@ Plan sample_plan(const Sample& s, const Cluster& local, Spread spread, int64_t r
   // Two micro-batches: the first writes gradients, the second adds to them.
   p.workload.seq = s.seq;
   p.workload.global_batch = 2 * s.micro_batch * p.strategy.dp;
-  p.workload.precision = DType::fp32;
+  p.workload.precision = local.device.cpu ? DType::fp32 : DType::bf16;
   return p;
 }
 
@@ -76,7 +83,8 @@ class Times {
   // One step's spans on all ranks.
   void add(const Plan& plan, const Ranks& ranks) {
     const int64_t per_stage = plan.strategy.tp * plan.strategy.dp, world = ranks.size();
-    const auto threads = static_cast<int>(std::max<int64_t>(1, plan.cluster.device.cores / world));
+    const Device& device = plan.cluster.device;
+    const auto threads = static_cast<int>(std::max<int64_t>(1, device.cores / world));
     for (int r = 0; r < world; ++r) {
       const Program& p = ranks.programs().programs[static_cast<std::size_t>(r / per_stage)];
       const Timeline& t = ranks.timeline(r);
@@ -91,16 +99,23 @@ class Times {
           previous = i;
         }
         const bool transfer = is_transfer(in.op);
-        if (!transfer && world > plan.cluster.device.cores) continue;
-        const int busy = std::holds_alternative<Send>(in.op) ? 2 : static_cast<int>(world);
-        spans_[Key{in.op, busy, transfer ? 1 : threads}].push_back(time);
+        if (!transfer && device.cpu && world > device.cores) continue;
+        // Ranks of a machine share its cores, but every rank has a GPU of its own.
+        const int busy = std::holds_alternative<Send>(in.op) ? 2 : transfer || device.cpu ? static_cast<int>(world) : 1;
+        spans_[Key{in.op, busy, transfer || !device.cpu ? 1 : threads}].push_back(time);
       }
     }
   }
 
-  std::vector<MeasuredOp> result() const {
+  // What an instruction costs beside its op. On a GPU most gaps of a timed step are the host's, which issues one op and
+  // two events at a time; where it is ahead, as in the graph that training replays, the gap is the device's own.
+  Seconds gap(int ranks, bool cpu) const {
+    auto found = gaps_.find(ranks);
+    return {found == gaps_.end() ? 0 : quantile(found->second, cpu ? 0.5 : 0.1)};
+  }
+  std::vector<MeasuredOp> result(bool cpu) const {
     std::map<int, double> gap;
-    for (const auto& [ranks, gaps] : gaps_) gap[ranks] = quantile(gaps, 0.5);
+    for (const auto& [ranks, gaps] : gaps_) gap[cpu ? ranks : 1] = this->gap(ranks, cpu).value;
     std::vector<MeasuredOp> out;
     for (const auto& [key, times] : spans_) {
       const double time = robust_mean(times) + (is_transfer(key.op) ? 0 : gap[key.ranks]);
@@ -142,10 +157,22 @@ class Calibration {
  public:
   Calibration(const Cluster& local, const CalibrationOptions& options) : local_(local), options_(options) {
     local_.device.measured.clear();
-    local_.device.peak.clear();
+    if (local_.device.cpu) local_.device.peak.clear();
   }
 
-  Device run() {
+  Device run() { return local_.device.cpu ? on_cores() : on_gpus(); }
+
+ private:
+  Device on_gpus() {
+    for (const Sample& sample : samples(kGpuSamples)) {
+      measure(sample, Spread::alone, 1);
+      if (const int64_t n = local_.devices_per_node; n > 1)
+        for (Spread s : {Spread::dp, Spread::tp, Spread::sp, Spread::pp}) measure(sample, s, s == Spread::pp ? 2 : n);
+    }
+    return device();
+  }
+
+  Device on_cores() {
     const int64_t cores = std::max(local_.device.cores, 1);
     std::vector<std::pair<Spread, int64_t>> spreads{{Spread::alone, 1}};
     if (cores > 1) {
@@ -155,7 +182,7 @@ class Calibration {
       if (split == 2) for (Spread s : {Spread::tp, Spread::pp, Spread::sp}) spreads.push_back({s, 2});
     }
     int n = 0;
-    for (const Sample& sample : kSamples) {
+    for (const Sample& sample : samples(kSamples)) {
       for (const auto& [spread, ranks] : spreads) measure(sample, spread, ranks);
       if (++n != 4) continue;
       // More ranks than cores take turns: what their collectives cost then, but no compute op.
@@ -165,11 +192,14 @@ class Calibration {
     return device();
   }
 
- private:
+  std::span<const Sample> samples(std::span<const Sample> built_in) const {
+    return options_.samples.empty() ? built_in : std::span(options_.samples);
+  }
+
   // A few steps, at least three after the first, which pays for page faults and threads that start.
   void measure(const Sample& sample, Spread spread, int64_t ranks) {
     const Plan plan = sample_plan(sample, local_, spread, ranks);
-    if (!why_not_lowerable(plan).empty()) return;
+    if (!why_not_lowerable(plan).empty() || !fits(plan)) return;
     constexpr const char* names[] = {"alone", "dp", "tp", "tp with sp", "pp"};
     check_stop();
     const double spent = seconds_since(start_);
@@ -194,6 +224,14 @@ class Calibration {
     return check(plan.model, plan.cluster, plan.workload, plan.strategy).reason;
   }
 
+  // A CPU's samples are small; a GPU's are not for every GPU.
+  static bool fits(const Plan& plan) {
+    if (plan.cluster.device.cpu) return true;
+    Bytes most{};
+    for (const Layout& l : build(plan, Purpose::train).layouts) most = std::max(most, l.device_arena);
+    return most + plan.cluster.device.reserve < plan.cluster.device.memory;
+  }
+
   void check_stop() const {
     if (options_.stop && *options_.stop > 0)
       throw Error("E0602", Exit::rank_lost, "calibration was stopped", "nothing was written; run it again");
@@ -201,7 +239,12 @@ class Calibration {
 
   Device device() const {
     Device d = local_.device;
-    d.measured = times_.result();
+    d.measured = times_.result(d.cpu);
+    if (!d.cpu) {
+      // Peak and bandwidth stay what the profile says: MFU's denominators. What was measured speaks through `measured`.
+      if (const Seconds gap = times_.gap(1, false); gap.value > 0) d.launch = gap;
+      return d;
+    }
     // Per core, from where every core was busy with one thread; on one core that is the only run.
     double gemm = 0, bandwidth = 0;
     for (const MeasuredOp& m : d.measured) {

@@ -59,4 +59,11 @@ std::vector<GpuInfo> gpus(std::string* why_not) {
   return {};
 }
 
+GpuSummary gpu_summary() {
+  GpuSummary s;
+  s.gpus = gpus(&s.why_none);
+  if (const GpuApi* api = gpu_library().api) s.versions = api->versions();
+  return s;
+}
+
 }  // namespace llmplan

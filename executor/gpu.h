@@ -21,6 +21,9 @@ struct GpuInfo {
   std::string name;        // "NVIDIA H200"
   Bytes memory{}, free{};
   int multiprocessors = 0, major = 0, minor = 0;
+  FlopsPerSecond vector_peak{};         // fp32: processors · lanes · 2 · clock
+  BytesPerSecond memory_bandwidth{};    // bus width · clock; 0: the driver does not say
+  std::string bus;                      // PCI address, by which NVML knows it
 };
 
 // A rank on a GPU: its arenas and its backend. Calls come from one thread at a time.
@@ -29,6 +32,7 @@ class GpuRank {
   virtual ~GpuRank() = default;
   virtual Bytes arena() const = 0;    // device bytes that programs use, exactly as laid out
   virtual Bytes reserve() const = 0;  // device bytes beside it: workspace, scratch
+  virtual std::string bus() const = 0;  // of its GPU, as GpuInfo's
   // Contents of buffers, by offset in the arena of `space`.
   virtual void read(Space space, Bytes offset, std::span<std::byte> out) = 0;
   virtual void write(Space space, Bytes offset, std::span<const std::byte> in) = 0;
@@ -57,7 +61,7 @@ struct GpuRankOptions {
 struct GpuApi {
   int version;  // kGpuApi; another one is refused
   std::vector<GpuInfo> (*devices)();     // Error E0511 with the driver's words when there is no usable one
-  std::string (*versions)();             // "driver 13.0, runtime 13.0, cuBLASLt 13.1.0, NCCL 2.28.9"
+  std::string (*versions)();             // "driver 13.0, runtime 13.0, cuBLASLt 130100, NCCL 2.28.9"
   std::string (*nccl_unique_id)();
   std::shared_ptr<GpuPeers> (*make_peers)(int tp, int dp, int pp);
   std::unique_ptr<GpuRank> (*make_rank)(const GpuRankOptions&);
@@ -74,5 +78,12 @@ const GpuLibrary& gpu_library();
 void use_gpu_library(const GpuLibrary*);
 // The usable GPUs of this machine; empty, with the reason, when there are none.
 std::vector<GpuInfo> gpus(std::string* why_not = nullptr);
+
+struct GpuSummary {
+  std::vector<GpuInfo> gpus;
+  std::string versions;  // of the backend's libraries; empty without a backend
+  std::string why_none;  // why there is no usable GPU; empty if there is one
+};
+GpuSummary gpu_summary();
 
 }  // namespace llmplan

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "costmodel/error.h"
@@ -17,6 +18,7 @@
 #include "executor/crew.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
+#include "executor/nvml.h"
 #include "executor/memory.h"
 #include "executor/rank.h"
 #include "executor/rope_table.h"
@@ -286,6 +288,10 @@ Bytes Ranks::allocated_arena(int rank) const { return body_->here(rank) ? body_-
 bool Ranks::first() const { return body_->here(0); }
 Transport* Ranks::transport() const { return body_->transport; }
 Bytes Ranks::memory() const {
+  std::set<std::string> cards;
+  for (auto& rank : body_->ranks)
+    if (rank && !rank->gpu().empty()) cards.insert(rank->gpu());
+  if (!cards.empty()) return gpu_memory(cards);
   Bytes sum = process_peak();
   for (auto& rank : body_->ranks)
     if (rank) sum += rank->beside();

@@ -49,6 +49,7 @@ std::vector<std::string> device_names() {
   std::vector<std::string> names = yaml_names("hardware_profiles");
   std::erase(names, "links");
   std::erase(names, "local-cpu");
+  std::erase(names, "driver_names");
   return names;
 }
 

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "costmodel/profiles/devices.h"
+#include "costmodel/profiles/local_gpus.h"
 #include "costmodel/profiles/profile_fields.h"
 #include "costmodel/profiles/profiles.h"
 #include "costmodel/profiles/quantity.h"
@@ -122,10 +123,11 @@ Cluster defaults() {
 }  // namespace
 
 Cluster local_cluster() {
+  if (auto gpus = local_gpu_cluster()) return *gpus;
   Cluster c = defaults();
   std::error_code ignored;
   if (const std::string file = calibration_path(); fs::is_regular_file(file, ignored))
-    c.device = read_device_file(parse_yaml(read_profile_file(file), file)).cluster.device;
+    if (const Device d = read_device_file(parse_yaml(read_profile_file(file), file)).cluster.device; d.cpu) c.device = d;
   c.name = "local";
   c.device.cpu = true;
   c.device.cores = static_cast<int>(usable_cores());

@@ -19,6 +19,7 @@ class CudaDevice final : public Device {
   explicit CudaDevice(int device) : device_(selected(device)), workspace_(*this, kGemmWorkspace), gemms_(workspace_.get()) {}
 
   void bind() override { check(cudaSetDevice(device_), "device"); }
+  std::string bus() const override { return bus_of(device_); }
 
   void* allocate(std::size_t bytes) override {
     void* at = nullptr;
@@ -114,6 +115,12 @@ class CudaDevice final : public Device {
 };
 
 }  // namespace
+
+std::string bus_of(int device) {
+  char text[32] = "";
+  check(cudaDeviceGetPCIBusId(text, sizeof text, device), "bus");
+  return text;
+}
 
 std::unique_ptr<Device> make_cuda_device(int device) { return std::make_unique<CudaDevice>(device); }
 

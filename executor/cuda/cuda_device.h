@@ -8,5 +8,6 @@
 namespace llmplan::cuda {
 
 std::unique_ptr<Device> make_cuda_device(int device);
+std::string bus_of(int device);  // PCI address: "0000:1b:00.0"
 
 }  // namespace llmplan::cuda

@@ -29,6 +29,7 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual void bind() = 0;  // this thread's calls are for this GPU; before anything else in a thread
+  virtual std::string bus() const = 0;  // the GPU's PCI address
 
   virtual void* allocate(std::size_t bytes) = 0;         // device memory
   virtual void* allocate_pinned(std::size_t bytes) = 0;  // host memory that the GPU reaches

@@ -31,6 +31,7 @@ class DeviceRank final : public GpuRank {
   }
 
   Bytes arena() const override { return size_; }
+  std::string bus() const override { return device_->bus(); }
   Bytes reserve() const override { return device_->reserve() + backend_.reserve(); }
   void read(Space space, Bytes offset, std::span<std::byte> out) override {
     device_->bind();

@@ -14,6 +14,8 @@
 namespace llmplan::cuda {
 namespace {
 
+constexpr double kLanes = 128;  // fp32 lanes of a multiprocessor, Ampere consumer cards and Hopper on; A100 has 64
+
 std::vector<GpuInfo> devices() {
   int count = 0;
   check(cudaGetDeviceCount(&count), "devices");
@@ -24,8 +26,16 @@ std::vector<GpuInfo> devices() {
     std::size_t free = 0, total = 0;
     check(cudaSetDevice(d), "device");
     check(cudaMemGetInfo(&free, &total), "memory");
-    list.push_back({p.name, Bytes{static_cast<std::int64_t>(total)}, Bytes{static_cast<std::int64_t>(free)},
-                    p.multiProcessorCount, p.major, p.minor});
+    GpuInfo info{p.name, Bytes{static_cast<std::int64_t>(total)}, Bytes{static_cast<std::int64_t>(free)}, p.multiProcessorCount,
+                 p.major, p.minor, {}, {}, bus_of(d)};
+    // What nobody looks up in a profile; newer drivers may leave clocks out.
+    int clock = 0, memory_clock = 0, bus_bits = 0;
+    cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, d);
+    cudaDeviceGetAttribute(&memory_clock, cudaDevAttrMemoryClockRate, d);
+    cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, d);
+    info.vector_peak = {2.0 * kLanes * p.multiProcessorCount * clock * 1e3};            // kHz
+    info.memory_bandwidth = {2.0 * memory_clock * 1e3 * bus_bits / 8};                  // two transfers per clock
+    list.push_back(std::move(info));
   }
   return list;
 }

@@ -64,11 +64,14 @@ Graph* as(GraphHandle g) { return reinterpret_cast<Graph*>(g); }
 float widened(DType t, const std::byte* at, std::int64_t i) {
   if (t == DType::fp32) return reinterpret_cast<const float*>(at)[i];
   if (t == DType::bf16) return to_float(reinterpret_cast<const BFloat16*>(at)[i]);
+  if (t == DType::fp16) return to_float(reinterpret_cast<const Float16*>(at)[i]);
+  if (t == DType::fp8_e4m3) return to_float(reinterpret_cast<const E4M3*>(at)[i]);
+  if (t == DType::fp8_e5m2) return to_float(reinterpret_cast<const E5M2*>(at)[i]);
   misuse("a product of a type that it does not know");
 }
 
-// cuBLASLt's call: column-major, fp32 sums.
-void carry_out(const LtCall& call, const std::byte* first, const std::byte* second, std::byte* result) {
+// cuBLASLt's call: column-major, fp32 sums. `factors`: of both operands, where the call is scaled.
+void carry_out(const LtCall& call, const std::byte* first, const std::byte* second, std::byte* result, const float* const (&factors)[2]) {
   const std::int64_t inner = call.transpose_first ? call.first.rows : call.first.columns;
   auto at = [](const LtMatrix& m, bool transposed, std::int64_t row, std::int64_t column) {
     if (transposed) std::swap(row, column);
@@ -87,8 +90,10 @@ void carry_out(const LtCall& call, const std::byte* first, const std::byte* seco
       float sum = 0;
       for (std::int64_t k = 0; k < inner; ++k) sum += a[static_cast<std::size_t>(i * inner + k)] * b[static_cast<std::size_t>(j * inner + k)];
       const std::int64_t to = at(call.result, false, i, j);
+      if (call.scaled) sum *= *factors[0] * *factors[1];
       if (call.beta != 0) sum += call.beta * widened(call.result.type, result, to);
       if (call.result.type == DType::fp32) reinterpret_cast<float*>(result)[to] = sum;
+      else if (call.result.type == DType::fp16) reinterpret_cast<Float16*>(result)[to] = from_float<Float16>(sum);
       else reinterpret_cast<BFloat16*>(result)[to] = from_float<BFloat16>(sum);
     }
 }
@@ -190,6 +195,7 @@ class EmulatedDevice final : public Device {
   explicit EmulatedDevice(std::shared_ptr<EmulatedCard> card) : card_(std::move(card)) {}
 
   void bind() override {}
+  std::string bus() const override { return "emulated"; }
   void* allocate(std::size_t bytes) override {
     if (capture_) misuse("allocation while capturing");
     return ::operator new(bytes, std::align_val_t{256});
@@ -238,7 +244,10 @@ class EmulatedDevice final : public Device {
   }
   void multiply(const Gemm& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
                 StreamHandle s) override {
-    enqueue("product", s, [call = lt_call(op), a = reads[0], b = reads[1], c = writes[0]] { carry_out(call, b, a, c); });
+    const LtCall call = lt_call(op);
+    const auto* factor_a = call.scaled ? reinterpret_cast<const float*>(reads[2]) : nullptr;
+    const auto* factor_b = call.scaled ? reinterpret_cast<const float*>(reads[3]) : nullptr;
+    enqueue("product", s, [=, a = reads[0], b = reads[1], c = writes[0]] { carry_out(call, b, a, c, {factor_a, factor_b}); });
   }
   void launch(const Op& op, std::span<const std::byte* const> reads, std::span<std::byte* const> writes,
               const LaunchContext& context, StreamHandle s) override {
@@ -314,7 +323,7 @@ class EmulatedDevice final : public Device {
 
 std::shared_ptr<EmulatedCard> current_card;
 
-std::vector<GpuInfo> devices() { return {{"Emulated", Bytes{1LL << 34}, Bytes{1LL << 34}, 1, 8, 0}}; }
+std::vector<GpuInfo> devices() { return {{"Emulated", Bytes{1LL << 34}, Bytes{1LL << 34}, 1, 8, 0, {1e9}, {1e9}, "emulated"}}; }
 std::string versions() { return "emulated"; }
 std::string nccl_unique_id() { misuse("one card needs no NCCL"); }
 std::shared_ptr<GpuPeers> make_peers(int tp, int dp, int pp) { return std::make_shared<SharedGpu>(tp, dp, pp); }

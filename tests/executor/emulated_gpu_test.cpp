@@ -2,9 +2,12 @@
 // (emulated_device.h) that runs work late and in any order that streams and events allow.
 #include <doctest/doctest.h>
 
+#include <set>
 #include <thread>
 
 #include "costmodel/error.h"
+#include "costmodel/estimate.h"
+#include "executor/calibrate.h"
 #include "planner/simulate.h"
 #include "tests/executor/emulated_device.h"
 #include "tests/executor/gpu_programs.h"
@@ -132,6 +135,29 @@ TEST_SUITE("a GPU emulated on the host") {
         CHECK(e.code == "E0602");
       }
     }
+  }
+}
+
+TEST_SUITE("a GPU emulated on the host") {
+  TEST_CASE("calibration times a GPU's ops, each with a card of its own, and leaves peak and bandwidth to the profile") {
+    EmulatedMachine machine;
+    Cluster local = gpus_for({});
+    local.device.memory = local.device.reserve + Bytes{8 << 20};  // the second sample does not fit
+    CalibrationOptions options;
+    options.samples = {{32, 2, 1, 16, 64, 64, 16, 1}, {8192, 64, 8, 128, 28672, 32000, 4096, 1}};
+    const Device d = calibrate(local, options);
+    CHECK(d.name == local.device.name);
+    CHECK(d.peak == local.device.peak);
+    CHECK(d.memory_bandwidth.value == local.device.memory_bandwidth.value);
+    std::set<std::string_view> kinds;
+    for (const MeasuredOp& m : d.measured) {
+      kinds.insert(kind_of(m.op));
+      CHECK(m.ranks == 1);
+      CHECK(m.threads == 1);
+      CHECK(op_time(m.op, d) == m.time);
+    }
+    for (const char* kind : {"gemm", "attention", "attention_grad", "rms_norm", "swiglu", "cross_entropy_grad", "adamw"})
+      CHECK_MESSAGE(kinds.contains(kind), kind);
   }
 }
 

@@ -31,6 +31,17 @@ void show_progress(const std::string& part, double fraction) {
             << std::flush;
 }
 
+// What a GPU reached at best: its peak and bandwidth stay those of its profile.
+std::string best_rates(const Device& device) {
+  double product = 0, memory = 0;
+  for (const MeasuredOp& m : device.measured) {
+    if (std::holds_alternative<Gemm>(m.op)) product = std::max(product, flops(m.op).value / m.time.value);
+    if (std::holds_alternative<AdamW>(m.op)) memory = std::max(memory, static_cast<double>(bytes_moved(m.op).value) / m.time.value);
+  }
+  return fmt::format("; best GEMM {:.0f} TFLOP/s; memory {:.0f} GB/s; {:.1f} us between ops", product / 1e12, memory / 1e9,
+                     device.launch.value * 1e6);
+}
+
 Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
   if (file.empty()) {
     file = calibration_path();
@@ -40,7 +51,8 @@ Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
   options.seconds = read_real("--seconds", seconds, 1, 3600);
   options.progress = show_progress;
   const Cluster local = local_cluster();
-  std::cerr << fmt::format("measuring {}: {} cores; other programs should be quiet\n", local.device.name, local.device.cores);
+  std::cerr << fmt::format("measuring {}: {} {}; other programs should be quiet\n", local.device.name,
+                           local.device.cpu ? local.device.cores : local.devices_per_node, local.device.cpu ? "cores" : "GPU(s)");
   const auto begun = std::chrono::steady_clock::now();
   Device device;
   {
@@ -63,8 +75,10 @@ Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
     return Exit::ok;
   }
   std::cout << fmt::format("measured {} ops in {}", device.measured.size(), duration_text({took}));
-  if (peak != device.peak.end()) std::cout << fmt::format("; best fp32 GEMM {:.1f} GFLOP/s per core", peak->second.value / 1e9);
-  std::cout << fmt::format("; memory {:.1f} GB/s\nwrote {}\n", device.memory_bandwidth.value / 1e9, file)
+  if (device.cpu && peak != device.peak.end()) std::cout << fmt::format("; best fp32 GEMM {:.1f} GFLOP/s per core", peak->second.value / 1e9);
+  if (device.cpu) std::cout << fmt::format("; memory {:.1f} GB/s", device.memory_bandwidth.value / 1e9);
+  else std::cout << best_rates(device);
+  std::cout << fmt::format("\nwrote {}\n", file)
             << (file == calibration_path() ? "`--cluster local` uses it from now on; plans made before keep their old predictions\n"
                                            : "use it by moving it to " + calibration_path() + "\n");
   return Exit::ok;

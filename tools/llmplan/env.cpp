@@ -10,8 +10,10 @@
 
 #include <fmt/format.h>
 
+#include "costmodel/profiles/local_gpus.h"
 #include "costmodel/profiles/profiles.h"
 #include "executor/cpu/kernels.h"
+#include "executor/gpu.h"
 #include "executor/launch.h"
 #include "executor/mpi.h"
 #include "tools/llmplan/commands.h"
@@ -75,11 +77,31 @@ Json mpi_json() {
   return {{"usable", m.api != nullptr}, {"version", m.api ? Json(m.api->library()) : Json(nullptr)}, {"reason", m.api ? Json(nullptr) : Json(m.why_not)}};
 }
 
+// The GPUs that runs can use, with the profile that `--cluster local` takes for them.
+Json gpus_json(const GpuSummary& summary) {
+  Json all = Json::array();
+  for (const GpuInfo& g : summary.gpus) {
+    const std::string profile = profile_of_driver_name(g.name);
+    Json peak = nullptr;
+    if (!profile.empty())
+      if (const Device d = read_device(profile); d.peak.contains(DType::bf16)) peak = d.peak.at(DType::bf16).value;
+    all.push_back({{"name", g.name},
+                   {"memory", g.memory.value},
+                   {"free", g.free.value},
+                   {"processors", g.multiprocessors},
+                   {"compute_capability", fmt::format("{}.{}", g.major, g.minor)},
+                   {"profile", profile.empty() ? Json(nullptr) : Json(profile)},
+                   {"peak_bf16", peak}});
+  }
+  return all;
+}
+
 Json environment() {
   utsname system{};
   uname(&system);
   Json libraries = Json::object();
   for (const Library& l : kLibraries) libraries[l.purpose] = {{"library", l.file}, {"found", can_load(l.file)}};
+  const GpuSummary gpu = gpu_summary();
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   return {{"schema", "llmplan.env/1"},
           {"version", LLMPLAN_VERSION},
@@ -90,6 +112,9 @@ Json environment() {
           {"memory", memory_kib("MemTotal") * 1024},
           {"memory_available", memory_kib("MemAvailable") * 1024},
           {"libraries", libraries},
+          {"gpu_backend", gpu.versions.empty() ? Json(nullptr) : Json(gpu.versions)},
+          {"gpus", gpus_json(gpu)},
+          {"why_no_gpu", gpu.why_none.empty() ? Json(nullptr) : Json(gpu.why_none)},
           {"cuda_visible_devices", visible == nullptr ? Json(nullptr) : Json(visible)},
           {"mpi", mpi_json()},
           {"launch", launch_json()},
@@ -111,6 +136,14 @@ void print_text(const Json& e) {
   for (const auto& [purpose, library] : e["libraries"].items())
     line(purpose, fmt::format("{} ({})", library["found"].get<bool>() ? "found" : "not found",
                               library["library"].get<std::string>()));
+  line("GPU backend", e["gpu_backend"].is_null() ? "none" : e["gpu_backend"].get<std::string>());
+  for (const Json& g : e["gpus"])
+    line("GPU", fmt::format("{}, {} ({} free), compute capability {}, {}", g["name"].get<std::string>(),
+                            bytes_text({g["memory"].get<std::int64_t>()}), bytes_text({g["free"].get<std::int64_t>()}),
+                            g["compute_capability"].get<std::string>(),
+                            g["profile"].is_null() ? "no profile: calibrate it" : "profile " + g["profile"].get<std::string>()));
+  if (e["gpus"].empty()) line("GPU", "none that runs can use: " + e["why_no_gpu"].get<std::string>());
+  else if (e["gpus"].size() == 1) line("ranks", "several share the GPU (NCCL needs one for each)");
   if (!e["cuda_visible_devices"].is_null())
     line("visible GPUs", "CUDA_VISIBLE_DEVICES=" + e["cuda_visible_devices"].get<std::string>());
   line("MPI backend", e["mpi"]["usable"].get<bool>() ? e["mpi"]["version"].get<std::string>()

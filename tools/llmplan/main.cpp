@@ -5,6 +5,7 @@
 
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/error_output.h"
+#include "tools/llmplan/local_gpus.h"
 #include "tools/llmplan/overview.h"
 #include "tools/llmplan/parse_errors.h"
 #include "tools/llmplan/terminal.h"
@@ -22,6 +23,7 @@ void print(const Error& e, const Session& session) {
 }
 
 Exit run(const std::vector<std::string>& arguments) {
+  find_local_gpus_with(local_gpus);
   Session session;
   session.dispatch = run;
   bool version = false;

@@ -1,0 +1,71 @@
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "tests/tools/shell.h"
+
+using namespace llmplan;
+
+// The whole of gpu-check needs a GPU; here a PATH of our own holds a made-up driver and made-up tools.
+namespace {
+
+bool have_python() { return sh("command -v python3", scratch("python")).exit == 0; }
+
+// A folder with bin/: python3, and each of `programs` as a shell script.
+std::string tools(const std::string& name, const std::string& programs) {
+  const std::string dir = scratch(name);
+  const ShellResult r = sh("mkdir bin; ln -s \"$(python3 -c 'import sys; print(sys.executable)')\" bin/python3; for t in env sh bash git sleep; do ln -s \"$(type -P $t)\" bin/$t; done\n"
+                           "script() { printf '#!/bin/sh\\n%s\\n' \"$2\" >bin/$1; chmod +x bin/$1; }\n" + programs, dir);
+  REQUIRE_MESSAGE(r.exit == 0, r.err);
+  return dir;
+}
+
+const std::string kDriver =
+    "script nvidia-smi 'case \"$*\" in -L) echo \"GPU 0: NVIDIA H200\" ;; *) echo \"NVIDIA H200, 9.0, 143771 MiB, 580.00, 700.00 W\" ;; esac'\n";
+const std::string kCompilers =
+    "script nvcc 'echo Cuda compilation tools, release 13.0'; script cmake 'echo cmake version 3.25.1'; script g++ 'exit 0'; script ninja 'exit 0'\n";
+
+}  // namespace
+
+TEST_CASE("gpu-check without a GPU writes nothing, with exit 5") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("no driver", "");
+  const ShellResult r = sh("PATH=\"$PWD/bin\" python3 \"$SOURCE/tools/gpu-check\" --out \"$PWD/record\"", dir);
+  CHECK(r.exit == 5);
+  CHECK(r.err.find("no usable NVIDIA GPU") != std::string::npos);
+  CHECK(sh("test ! -e record", dir).exit == 0);
+}
+
+TEST_CASE("gpu-check names everything that the build needs and that is missing at once, with exit 5") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("no tools", kDriver + "script cmake 'echo cmake version 3.22.1'; script g++ 'exit 1'\n");
+  const ShellResult r = sh("PATH=\"$PWD/bin\" python3 \"$SOURCE/tools/gpu-check\" --out \"$PWD/record\"", dir);
+  CHECK(r.exit == 5);
+  for (const char* word : {"cmake is 3.22", "neither ninja nor make", "libfmt-dev", "libcli11-dev", "doctest-dev"})
+    CHECK_MESSAGE(r.err.find(word) != std::string::npos, word, " in ", r.err);
+  CHECK(sh("test ! -e record", dir).exit == 0);
+}
+
+TEST_CASE("gpu-check goes on after a part that fails, and counts tests that did not run as a failure") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("parts", kDriver + kCompilers +
+      "mkdir -p build/tests\n"
+      "printf '#!/bin/sh\\necho \"test cases: 0 | 0 passed\"\\n' >build/tests/test_gpu; chmod +x build/tests/test_gpu\n"
+      "printf '#!/bin/sh\\necho tables of this machine\\n' >build/llmplan; chmod +x build/llmplan\n");
+  const ShellResult r = sh("PATH=\"$PWD/bin\" python3 \"$SOURCE/tools/gpu-check\" --only kernels,golden,environment --build \"$PWD/build\" --out \"$PWD/record\"", dir);
+  CHECK(r.exit == 1);
+  const ShellResult record = sh("cat record/*-NVIDIA-H200.md", dir);
+  REQUIRE(record.exit == 0);
+  for (const char* text : {"| environment | passed", "| kernels: every kernel beside the CPU's | FAILED", "| golden: five AdamW steps are PyTorch's | FAILED",
+                           "no test ran", "tables of this machine"})
+    CHECK_MESSAGE(record.out.find(text) != std::string::npos, text, " in ", record.out);
+}
