@@ -1,5 +1,9 @@
 // What libllmplan_mpi.so offers (executor/mpi.h).
 #include <mpi.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,8 +33,15 @@ class MpiTransport final : public Transport {
     check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "error handler");
     check(MPI_Comm_rank(comm_, &rank_), "rank");
     check(MPI_Comm_size(comm_, &size_), "size");
+    find_neighbours();
+    watcher_ = std::thread([this] { watch(); });
   }
   ~MpiTransport() override {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t told = ::write(wake_, &one, sizeof one);
+    watcher_.join();
+    for (const Neighbour& n : neighbours_) ::close(n.process);
+    ::close(wake_);
     if (stopped_) return;  // the others are not there to finalize with; mpirun ends what is left
     MPI_Comm_free(&comm_);
     MPI_Finalize();
@@ -58,14 +69,14 @@ class MpiTransport final : public Transport {
 
   void stop(const std::string& reason) noexcept override {
     if (!note(reason)) return;
-    // The text must outlive the messages, and nobody will be there to complete them.
+    // The text must outlive the messages: the one to a rank that is gone will not complete.
     static std::string text;
     text = reason;
     std::vector<MPI_Request> requests;
     for (int peer = 0; peer < size_; ++peer)
       if (peer != rank_)
         MPI_Isend(text.data(), static_cast<int>(text.size()), MPI_BYTE, peer, kStopTag, comm_, &requests.emplace_back());
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
     for (int done = 0; !done && std::chrono::steady_clock::now() < end;) {
       MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -79,6 +90,43 @@ class MpiTransport final : public Transport {
     int length = 0;
     MPI_Error_string(status, text, &length);
     throw RunStopped(std::string("MPI could not ") + what + ": " + text);
+  }
+
+  // The other processes of this machine. mpirun takes a second or two to end them when one was killed; they can
+  // see it at once, and say who it was.
+  struct Neighbour { int rank, pid, process; };
+
+  void find_neighbours() {
+    MPI_Comm local = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &local), "split");
+    int count = 0;
+    check(MPI_Comm_size(local, &count), "size");
+    const Neighbour me{rank_, ::getpid(), -1};
+    std::vector<Neighbour> all(static_cast<std::size_t>(count));
+    check(MPI_Allgather(&me, sizeof me, MPI_BYTE, all.data(), sizeof me, MPI_BYTE, local), "gather");
+    MPI_Comm_free(&local);
+    for (Neighbour& n : all) {
+      if (n.rank == rank_) continue;
+      n.process = static_cast<int>(::syscall(SYS_pidfd_open, n.pid, 0));  // Linux 5.3; before, mpirun must do
+      if (n.process >= 0) neighbours_.push_back(n);
+    }
+  }
+
+  void watch() {
+    std::vector<pollfd> polled{{wake_, POLLIN, 0}};
+    for (const Neighbour& n : neighbours_) polled.push_back({n.process, POLLIN, 0});
+    while (::poll(polled.data(), polled.size(), -1) < 0) {}
+    if (polled[0].revents) return;
+    for (std::size_t i = 0; i < neighbours_.size(); ++i) {
+      if (!polled[i + 1].revents) continue;
+      try {
+        look_for_stop();  // one that left with a word
+      } catch (const RunStopped&) {
+      }
+      char host[64] = "";
+      ::gethostname(host, sizeof host - 1);
+      return stop("rank " + std::to_string(neighbours_[i].rank) + " (pid " + std::to_string(neighbours_[i].pid) + " on " + host + ") vanished");
+    }
   }
 
   // MPI itself would wait by spinning, which takes the core from a rank that has work.
@@ -121,6 +169,9 @@ class MpiTransport final : public Transport {
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
+  std::vector<Neighbour> neighbours_;
+  int wake_ = ::eventfd(0, EFD_CLOEXEC);
+  std::thread watcher_;
   std::mutex mutex_;
   std::atomic<bool> stopped_ = false;
   std::string reason_;

@@ -124,6 +124,22 @@ TEST_CASE("mpirun trains to the bits of one process, and resumes a checkpoint of
   const ShellResult wrong = sh("mpirun --oversubscribe --allow-run-as-root -n 3 \"$LLMPLAN\" run plan.json --data text.txt --out wrong", dir);
   CHECK(wrong.exit == 5);
   CHECK_MESSAGE(wrong.err.find("the plan has 4 ranks, and Open MPI started 3 processes") != std::string::npos, wrong.err);
+
+  // Started by llmplan itself, and a rank killed: mpirun would return 137.
+  write_text(dir + "/hosts", "localhost slots=4\n");
+  const ShellResult killed = sh(
+      "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
+      "\"$LLMPLAN\" run plan.json --data text.txt --out killed --steps 1000000 --hostfile hosts & pid=$!\n"
+      "until [ -s killed/metrics.jsonl ]; do sleep 0.01; kill -0 $pid || exit 1; done\n"
+      "read -r mpirun </proc/$pid/task/$pid/children\n"
+      "ranks=($(cat /proc/$mpirun/task/*/children)); date +%s%N >at; kill -KILL ${ranks[2]} || kill $pid; wait $pid; code=$?\n"
+      "echo $((($(date +%s%N) - $(cat at)) / 1000000)) >ms; exit $code",
+      dir);
+  CHECK_MESSAGE(killed.exit == 6, killed.err);
+  CHECK(std::stoi(file_text(dir + "/ms")) < 5000);  // the ranks end at once; mpirun itself may take 2 s to clear up
+  CHECK_MESSAGE(killed.err.find("rank 2 (pid ") != std::string::npos, killed.err);
+  CHECK_MESSAGE(killed.err.find("error[E0601]: ") != std::string::npos, killed.err);
+  CHECK(sh("\"$LLMPLAN\" run plan.json --data text.txt --hostfile hosts --processes", dir).exit == 2);
 }
 
 TEST_CASE("Ranks that torchrun's variables name meet over TCP; one that is killed ends the others within 2 s, code 6, its name") {

@@ -14,6 +14,7 @@
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
 #include "tools/llmplan/format.h"
+#include "tools/llmplan/over_hosts.h"
 #include "tools/llmplan/plan_io.h"
 #include "tools/llmplan/progress.h"
 #include "tools/llmplan/run_report.h"
@@ -24,7 +25,7 @@ namespace llmplan::cli {
 namespace {
 
 struct Options {
-  std::string plan;
+  std::string plan, hostfile;
   RunOptions run;
   std::string steps = "100", checkpoint_every = "0", eval_every = "0", eval_batches = "8", held_out = "0.1",
               log_every = "10";
@@ -102,6 +103,11 @@ Exit run(const Options& options, bool json) {
                 "leave --processes out");
   const std::int64_t log_every = read_integer("--log-every", options.log_every, 1, 1'000'000'000);
   const Plan plan = read_plan(options.plan);
+  if (!options.hostfile.empty()) {
+    if (launch.size > 1 || run.processes)
+      throw Error("E0342", Exit::usage, "--hostfile starts ranks, and something else does already", "leave --hostfile out");
+    return run_over_hosts(options.hostfile, plan);
+  }
   if (launch.rank == 0) std::cerr << fmt::format("plan   {}\n       {} steps of {} tokens, arena {} per rank, predicted {} per step\n", plan_line(plan),
                            grouped(run.steps), grouped(plan.workload.seq * plan.workload.global_batch),
                            bytes_text(plan.prediction.arena), seconds_text(plan.prediction.step))
@@ -140,6 +146,7 @@ void add_run(CLI::App& app, Session& session) {
   sub->add_option("--log-every", o->log_every, "steps between lines when stderr is not a terminal (default: 10)")->type_name("N");
   sub->add_option("--init", o->run.init, "start from these weights instead of random ones")->type_name("SAFETENSORS");
   sub->add_flag("--processes", o->run.processes, "a process per rank instead of a thread (plans for cores)");
+  sub->add_option("--hostfile", o->hostfile, "start the ranks by mpirun on these machines: a line each, HOST slots=N")->type_name("FILE");
   sub->add_flag("--trace", o->run.trace, "write the measured timeline of the last step");
   sub->callback([o, &session] {
     session.action = [o, &session] { return run(*o, session.json); };
