@@ -219,8 +219,9 @@ bool read_switch(const std::string& flag, const std::string& text) {
 }
 
 DType read_precision(const std::string& flag, const std::string& text) {
-  if (text == "fp8") return DType::fp8_e4m3;
-  return read_name(flag, text, {DType::fp32, DType::bf16, DType::fp16, DType::fp8_e4m3});
+  for (DType t : {DType::fp32, DType::bf16, DType::fp16, DType::fp8_e4m3})
+    if (text == precision_name(t) || dashed(text) == dashed(std::string(name_of(t)))) return t;
+  refuse(flag, text, "one of: fp32 bf16 fp16 fp8");
 }
 
 OptimizerKind read_optimizer(const std::string& flag, const std::string& text) {
