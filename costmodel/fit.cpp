@@ -51,6 +51,8 @@ struct RuntimeMember {
 };
 // The runtime's constants of time. Those of memory are exact by nature (bytes per element) and are not fitted.
 const RuntimeMember kRuntimeMembers[] = {
+    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
+    {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
     {"pointwise", &Runtime::pointwise, nullptr, 0.5, 10},
     {"attention_rate", &Runtime::attention_rate, nullptr, 0.3, 1},
     {"loss_bytes", &Runtime::loss_bytes, nullptr, 4, 60},
@@ -58,11 +60,9 @@ const RuntimeMember kRuntimeMembers[] = {
     {"score_bytes_backward", &Runtime::score_bytes_backward, nullptr, 4, 40},
     {"fp8_cast_bytes", &Runtime::fp8_cast_bytes, nullptr, 0.5, 8},
     {"optimizer_traffic", &Runtime::optimizer_traffic, nullptr, 0.5, 8},
-    {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
     {"collective_dispatch", nullptr, &Runtime::collective_dispatch, 1e-6, 1e-3},
     {"lockstep", &Runtime::lockstep, nullptr, 0, 0.5},
     {"micro_batch_overhead", nullptr, &Runtime::micro_batch_overhead, 1e-5, 0.1},
-    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
     {"tp_overlap", &Runtime::tp_overlap, nullptr, 0, 1},
     {"cp_overlap", &Runtime::cp_overlap, nullptr, 0, 1},
     {"ep_overlap", &Runtime::ep_overlap, nullptr, 0, 1},
@@ -180,6 +180,7 @@ class Fitter {
         Knob k;
         k.owner = r, k.name = m.name, k.low = m.low, k.high = m.high, k.share = m.low == 0;
         k.member = m.member, k.seconds = m.seconds;
+        if (!k.share && k.of(runtimes_[r]) < m.low) continue;  // it does not have this at all
         const std::size_t base = like(r);
         if (base != r && k.of(runtimes_[r]) == k.of(runtimes_[base])) continue;  // the base's knob moves it
         if (base != r && k.share && k.of(runtimes_[r]) == 0) continue;           // it says that it has none
@@ -252,7 +253,7 @@ class Fitter {
   double pull(std::size_t k, double value) const {
     const double move = knobs_[k].share ? value - start_[k] : std::log(value / start_[k]);
     // Devices stand on microbenchmarks, runtimes on little but these runs.
-    return (knobs_[k].device ? 3e-3 : 5e-5) * move * move;
+    return (knobs_[k].device ? 5e-4 : 5e-5) * move * move;
   }
 
   // Coordinate search: each constant in turn tries a step up and one down; steps shrink where neither helps.
@@ -269,7 +270,7 @@ class Fitter {
     for (std::size_t i = 0; i < rows_.size(); ++i)
       if (kept[i]) losses[i] = loss(error(rows_[i], at));
     std::vector<double> step;
-    for (const Knob& k : knobs_) step.push_back(k.share ? (k.high - k.low) * 0.2 : std::log(k.device ? 1.1 : 1.5));
+    for (const Knob& k : knobs_) step.push_back(k.share ? (k.high - k.low) * 0.2 : std::log(k.device ? 1.1 : k.seconds ? 8 : 1.5));
 
     for (int sweep = 0; sweep < kSweeps; ++sweep) {
       for (std::size_t k = 0; k < knobs_.size(); ++k) {
@@ -343,7 +344,6 @@ class Fitter {
   std::vector<double> uninformed(std::vector<double> values, const std::vector<bool>& kept) const {
     for (std::size_t k = 0; k < knobs_.size(); ++k) {
       if (informed(k, kept)) continue;
-      if (!knobs_[k].share && start_[k] <= knobs_[k].low) continue;  // it does not have this at all
       if (const std::size_t other = stand_in(k, kept); other != k) {
         values[k] = std::clamp(values[other], knobs_[k].low, knobs_[k].high);
         continue;

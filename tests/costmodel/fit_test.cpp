@@ -14,7 +14,7 @@ namespace {
 // differ from the profiles.
 std::vector<Case> synthetic(const ValidationData& data, double gemm_factor, double step_overhead) {
   std::vector<Case> cases;
-  for (std::int64_t hidden : {2048, 4096, 6144})
+  for (std::int64_t hidden : {1024, 4096, 8192})
     for (std::int64_t micro_batch : {1, 4})
       for (std::int64_t global_batch : {64, 128}) {
         Case c;
