@@ -295,6 +295,8 @@ TEST_CASE("what a row does not say and the runtime does not document is a reason
   CHECK(reason([](Case& c) { c.dp = 3; }).find("n_devices") != std::string::npos);
   CHECK(reason([](Case& c) { c.heads = 7, c.hidden = 100; }) != "");
   CHECK(reason([](Case& c) { c.step_time_s.reset(); }) == "no time is measured");
+  CHECK(reason([](Case& c) { c.step_time_s = 0; }) == "the measured time or rate is not positive");
+  CHECK(reason([](Case& c) { c.step_time_s.reset(), c.tokens_per_s_per_device = 0; }) == "the measured time or rate is not positive");
   // Documented defaults: Megatron's GPT has ungated MLPs four times as wide, and runs in fp16.
   CHECK(reason([](Case& c) { c.ffn.reset(), c.mlp = c.precision = ""; }) == "");
 }
