@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "costmodel/error.h"
+#include "executor/communicator.h"
 
 namespace llmplan::cuda {
 namespace {
@@ -19,8 +19,7 @@ struct Abort {
 
   [[noreturn]] void fail() {
     std::lock_guard lock(mutex);
-    throw Error("E0601", Exit::rank_lost, fmt::format("the run was stopped: {}", reason),
-                "the other ranks stopped because of that one; --resume continues from the last checkpoint");
+    throw RunStopped(reason);
   }
 };
 

@@ -16,7 +16,7 @@ std::vector<Case> synthetic(const ValidationData& data, double gemm_factor, doub
   std::vector<Case> cases;
   for (std::int64_t hidden : {1024, 4096, 8192})
     for (std::int64_t micro_batch : {1, 4})
-      for (std::int64_t global_batch : {64, 128}) {
+      for (std::int64_t global_batch : {64, 512}) {
         Case c;
         c.id = std::to_string(cases.size());
         c.source = micro_batch == 1 ? "one" : "two";
