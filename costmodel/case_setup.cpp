@@ -213,6 +213,15 @@ Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
   s.tp = *c.tp;
   s.pp = *c.pp;
   s.vpp = s.pp > 1 ? c.vpp.value_or(1) : 1;  // some sources print the setting where it has no effect
+  // Megatron counts the embedding and the head as a layer each where that makes chunks even (126 or 30 layers).
+  if (s.pp > 1 && s.pp <= 1024 && s.vpp > 1 && s.vpp <= 1024 && c.layers) {
+    const std::int64_t chunks = s.pp * s.vpp;
+    if (*c.layers % chunks != 0 && (*c.layers + 2) % chunks == 0) {
+      s.layers_per_stage.assign(static_cast<std::size_t>(chunks), (*c.layers + 2) / chunks);
+      --s.layers_per_stage.front();
+      --s.layers_per_stage.back();
+    }
+  }
   s.cp = c.cp.value_or(1);
   s.ep = c.ep.value_or(1);
   const std::int64_t model_parallel = s.tp * s.pp * s.cp;

@@ -176,7 +176,7 @@ Infeasible check_pipeline(const ModelConfig& m, const Workload& w, const Strateg
   if (s.schedule == Schedule::interleaved && s.pp > 1 && s.vpp == 1)
     return {"schedule", "the interleaved schedule needs several chunks per stage, and vpp=1",
             "use schedule 1f1b, or choose vpp > 1"};
-  if (parts > layers)
+  if (parts > layers && s.layers_per_stage.empty())
     return {"layers", text(layers) + " layers cannot fill " + times({{"pp", s.pp}, {"vpp", s.vpp}}) + " stages",
             "valid pp: 1 to " + text(std::max<int64_t>(1, layers / s.vpp))};
   if (!s.layers_per_stage.empty()) {
@@ -186,8 +186,11 @@ Infeasible check_pipeline(const ModelConfig& m, const Workload& w, const Strateg
                             text(parts) + " stages",
               "give one entry per stage, or leave it out for an even split"};
     int64_t sum = 0;
-    for (int64_t n : split) {
-      if (n < 1 || n > layers)
+    for (std::size_t i = 0; i < split.size(); ++i) {
+      const int64_t n = split[i];
+      // The first and the last of interleaved chunks may hold the embedding and the head alone.
+      const int64_t least = s.vpp > 1 && (i == 0 || i + 1 == split.size()) ? 0 : 1;
+      if (n < least || n > layers)
         return {"layers", "a stage of " + text(n) + " layers is not possible",
                 "every stage holds 1 to " + text(layers) + " of the model's layers"};
       sum += n;

@@ -59,7 +59,6 @@ struct Estimate {
   double tflops_per_device = 0;  // model_causal
   double mfu = -1, hfu = -1;     // fractions of the dense peak; -1: no peak is known
   double days = -1;              // for workload.tokens; -1: not stated
-  double uncertainty_time = -1, uncertainty_memory = -1;  // relative half-width; -1: not known
 };
 
 // A strategy that cannot be built at all, e.g. heads that do not divide.

@@ -77,8 +77,6 @@ struct Runtime {
   Bytes reserve{};                  // beyond the device's: workspaces, communicators
   double fragmentation = 0;         // share by which the memory that the allocator holds exceeds what is alive
   Selective selective = Selective::attention;
-  // How far measured runs were off, nine times out of ten, relative; -1: never held against any.
-  double uncertainty_time = -1, uncertainty_memory = -1;
   std::int64_t vocab_multiple = 1;  // vocabulary is padded to a multiple of this times tp
   bool operator==(const Runtime&) const = default;
 };

@@ -142,12 +142,7 @@ static Estimate mixed_estimate(const ModelConfig& m, const Cluster& c, const Wor
 }
 
 Estimate runtime_estimate(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& s, const Runtime& r) {
-  if (!c.parts.empty()) {
-    Estimate e = mixed_estimate(m, c, w, s, r);
-    e.uncertainty_time = r.uncertainty_time;
-    e.uncertainty_memory = r.uncertainty_memory;
-    return e;
-  }
+  if (!c.parts.empty()) return mixed_estimate(m, c, w, s, r);
   Estimate e;
   e.strategy = s;
   e.strategy.layers_per_stage = layer_split(s, m.num_hidden_layers);
@@ -162,8 +157,6 @@ Estimate runtime_estimate(const ModelConfig& m, const Cluster& c, const Workload
   e.memory = *peak;
 
   price_step(std::vector<const RuntimeCase*>(the_case.stages.size(), &the_case), e);
-  e.uncertainty_time = r.uncertainty_time;
-  e.uncertainty_memory = r.uncertainty_memory;
   return e;
 }
 

@@ -71,8 +71,6 @@ const std::vector<RuntimeField>& runtime_fields() {
       {"fragmentation", &R::fragmentation},
       {"selective", &R::selective},
       {"vocab_multiple", &R::vocab_multiple},
-      {"uncertainty_time", &R::uncertainty_time},
-      {"uncertainty_memory", &R::uncertainty_memory},
   };
   return fields;
 }
