@@ -274,15 +274,11 @@ Why tune_micro_batch(Setup& s) {
 
 }  // namespace
 
-// The profile that a row's attention or notes ask for, such as compile=0; else the runtime's own.
+// The profile that a row's attention, optimizer or notes ask for, such as compile=0; else the runtime's own.
 static std::string variant_of(const Case& c, const BlankCells& blank) {
-  const std::string items = "attention=" + lower(c.attention) + ";optimizer=" + lower(c.optimizer) + ";" + c.notes;
-  for (const auto& [start, profile] : blank.variants)
-    for (std::string_view rest = items; !rest.empty();) {
-      const std::string_view item = rest.substr(0, rest.find(';'));
-      rest.remove_prefix(std::min(rest.size(), item.size() + 1));
-      if (item.find(start) != std::string_view::npos) return profile;
-    }
+  const std::string words = "attention=" + lower(c.attention) + ";optimizer=" + lower(c.optimizer) + ";" + c.notes;
+  for (const auto& [word, profile] : blank.variants)
+    if (contains(words, word.c_str())) return profile;
   return c.runtime;
 }
 

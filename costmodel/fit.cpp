@@ -230,14 +230,13 @@ class Fitter {
   }
 
   // predicted/measured − 1
-  double error(Row& row, const Device& d, const Runtime& r) const {
-    row.setup.cluster.device = d;
-    row.setup.runtime = r;
+  static double error(Row& row, const Profiles& p) {
+    row.setup.cluster.device = p.devices[row.device];
+    row.setup.runtime = p.runtimes[row.runtime];
     const auto result = estimate(row.setup);
     const Estimate* e = std::get_if<Estimate>(&result);
     return e ? e->time.step.value / row.measured - 1 : 0;
   }
-  double error(Row& row, const Profiles& p) const { return error(row, p.devices[row.device], p.runtimes[row.runtime]); }
   std::vector<double> errors_of(const std::vector<double>& values) {
     const Profiles now = set(values);
     std::vector<double> e;
@@ -284,21 +283,20 @@ class Fitter {
                                          knobs_[k].low, knobs_[k].high);
           if (next == old) continue;
           values[k] = next;
-          Profiles moved_to = at;
-          move(moved_to, k, values);
+          move(at, k, values);
           std::vector<double> trial;
           double then = pull(k, next);
           for (std::size_t i : touched_[k]) {
-            trial.push_back(kept[i] ? loss(error(rows_[i], moved_to)) : 0);
+            trial.push_back(kept[i] ? loss(error(rows_[i], at)) : 0);
             then += kept[i] ? weight[i] * trial.back() : 0;
             if (then >= now) break;
           }
           if (then >= now) {
             values[k] = old;
+            move(at, k, values);
             continue;
           }
           for (std::size_t j = 0; j < touched_[k].size(); ++j) losses[touched_[k][j]] = trial[j];
-          at = std::move(moved_to);
           moved = true;
           break;
         }

@@ -74,8 +74,8 @@ struct BlankCells {
   bool no_accumulation = false;    // one micro-batch per step where pp = 1: either batch size gives the other
   std::optional<std::int64_t> pipeline_micro_batch;  // where pp > 1
   FlopsConvention flops = FlopsConvention::model_full;
-  // What an item of the notes (they are separated by ';') begins with, or attention=CELL, and the profile of the
-  // software that ran so.
+  // Words of the notes, or attention=CELL or optimizer=CELL, and the profile of the software that ran so; the first
+  // that a row contains counts.
   std::vector<std::pair<std::string, std::string>> variants;
 };
 
