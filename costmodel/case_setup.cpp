@@ -186,7 +186,7 @@ Why build_batch(const Case& c, const BlankCells& blank, Workload& w, Strategy& s
   if (!c.global_batch && !(blank.no_accumulation && c.micro_batch)) return "'global_batch' is blank";
   w.global_batch = c.global_batch ? *c.global_batch : *c.micro_batch * s.dp;
   if (c.micro_batch) s.micro_batch = *c.micro_batch;
-  else if (s.pp > 1 && blank.pipeline_micro_batch) s.micro_batch = *blank.pipeline_micro_batch;
+  else if (s.pp > 1 && blank.micro_batch_per_stage) s.micro_batch = std::max<std::int64_t>(1, w.global_batch / (s.dp * s.pp * s.vpp));
   else if (s.pp == 1 && blank.no_accumulation && w.global_batch % s.dp == 0) s.micro_batch = w.global_batch / s.dp;
   else if (blank.tuned_micro_batch) s.micro_batch = 0;
   else return "'micro_batch' is blank";
@@ -212,7 +212,8 @@ Why build_strategy(const Case& c, const BlankCells& blank, Strategy& s) {
     if (!why.empty()) return why;
   s.tp = *c.tp;
   s.pp = *c.pp;
-  s.vpp = s.pp > 1 ? c.vpp.value_or(1) : 1;  // some sources print the setting where it has no effect
+  const bool interleaved = contains(lower(c.schedule), "interleaved") || contains(lower(c.notes), "interleaved");
+  s.vpp = s.pp > 1 ? c.vpp.value_or(interleaved ? blank.interleaved_vpp : 1) : 1;  // some print it where it has no effect
   // Megatron counts the embedding and the head as a layer each where that makes chunks even (126 or 30 layers).
   if (s.pp > 1 && s.pp <= 1024 && s.vpp > 1 && s.vpp <= 1024 && c.layers) {
     const std::int64_t chunks = s.pp * s.vpp;
@@ -274,9 +275,9 @@ Why tune_micro_batch(Setup& s) {
 
 }  // namespace
 
-// The profile that a row's attention, optimizer or notes ask for, such as compile=0; else the runtime's own.
+// The profile that a row's device, attention, optimizer or notes ask for, such as compile=0; else the runtime's own.
 static std::string variant_of(const Case& c, const BlankCells& blank) {
-  const std::string words = "attention=" + lower(c.attention) + ";optimizer=" + lower(c.optimizer) + ";" + c.notes;
+  const std::string words = "device=" + c.device + ";attention=" + lower(c.attention) + ";optimizer=" + lower(c.optimizer) + ";" + c.notes;
   for (const auto& [word, profile] : blank.variants)
     if (contains(words, word.c_str())) return profile;
   return c.runtime;

@@ -180,10 +180,10 @@ class Fitter {
         Knob k;
         k.owner = r, k.name = m.name, k.low = m.low, k.high = m.high, k.share = m.low == 0;
         k.member = m.member, k.seconds = m.seconds;
-        if (!k.share && k.of(runtimes_[r]) < m.low) continue;  // it does not have this at all
+        // It does not have this at all: no such cost, or no overlap in its design.
+        if (k.share ? k.of(runtimes_[r]) == 0 : k.of(runtimes_[r]) < m.low) continue;
         const std::size_t base = like(r);
         if (base != r && k.of(runtimes_[r]) == k.of(runtimes_[base])) continue;  // the base's knob moves it
-        if (base != r && k.share && k.of(runtimes_[r]) == 0) continue;           // it says that it has none
         for (std::size_t other = 0; other < runtimes_.size(); ++other)
           if (other != r && like(other) == r && k.of(runtimes_[other]) == k.of(runtimes_[r])) k.also.push_back(other);
         add(k, std::clamp(k.of(runtimes_[r]), m.low, m.high));

@@ -126,9 +126,11 @@ Memory stage_memory(const RuntimeCase& c, int64_t i) {
   const Bytes alive = m.weights + m.gradients + m.optimizer + m.activations + m.logits + m.buffers;
   m.reserve = c.cluster.device.reserve + r.reserve;
   m.peak = alive + m.reserve;
-  // A caching allocator ends up with room for all of these moments, since blocks of one seldom serve another.
+  // A caching allocator ends up with room for all of these moments, since blocks of gradients seldom serve anything else.
   const double loss = s.last ? x.rows * x.vocab * r.logits_cached : 0;
-  m.cached = rounded(static_cast<double>(alive.value) * r.fragmentation + loss + gradients - peak->gradients);
+  double passing = 0;
+  for (const auto& t : moments) passing = std::max(passing, total(t) - t.gradients);
+  m.cached = rounded(static_cast<double>(alive.value) * r.fragmentation + loss + gradients + passing - total(*peak));
   return m;
 }
 

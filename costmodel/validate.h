@@ -72,7 +72,8 @@ struct BlankCells {
   std::string mlp, precision, recompute, attention;
   bool tuned_micro_batch = false;  // the runs were tuned: the micro-batch that llmplan finds fastest
   bool no_accumulation = false;    // one micro-batch per step where pp = 1: either batch size gives the other
-  std::optional<std::int64_t> pipeline_micro_batch;  // where pp > 1
+  bool micro_batch_per_stage = false;  // where pp > 1: as many micro-batches as stages, chunks counted
+  std::int64_t interleaved_vpp = 1;    // of rows that say interleaved and print no vpp
   FlopsConvention flops = FlopsConvention::model_full;
   // Words of the notes, or attention=CELL or optimizer=CELL, and the profile of the software that ran so; the first
   // that a row contains counts.

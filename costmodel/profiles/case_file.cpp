@@ -4,10 +4,10 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
-#include <functional>
 
 #include <fmt/format.h>
 
+#include "costmodel/profiles/errata.h"
 #include "costmodel/profiles/node.h"
 #include "costmodel/profiles/quantity.h"
 
@@ -61,9 +61,6 @@ std::vector<Record> split(const std::string& text, const std::string& file) {
   }
   return records;
 }
-
-// The setter of one column; false if the text is not of the column's type.
-using Setter = std::function<bool(Case&, const std::string&)>;
 
 std::string lower_case(std::string s) {
   for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -121,16 +118,6 @@ std::vector<std::string> column_names() {
   return names;
 }
 
-Setter setter_of(const std::string& column) {
-  return [column](Case& c, const std::string& text) {
-    bool ok = false;
-    for_each_column(c, [&](const char* name, auto& member) {
-      if (column == name) ok = set(member, text);
-    });
-    return ok;
-  };
-}
-
 // A table of something else shares at most a column or two with ours, such as a source.
 bool names_a_run(const Record& header, const std::vector<std::string>& known) {
   std::int64_t columns = 0;
@@ -147,7 +134,7 @@ void split_off_unit(std::string& memory, std::string& unit) {
   memory = trimmed(memory.substr(0, letters));
 }
 
-Case read_row(const Record& record, const std::vector<std::string>& columns, const std::vector<Setter>& setters) {
+Case read_row(const Record& record, const std::vector<std::string>& columns, const std::vector<bool>& ours) {
   Case c;
   c.line = record.line;
   c.problem = record.problem;
@@ -157,13 +144,21 @@ Case read_row(const Record& record, const std::vector<std::string>& columns, con
   for (std::size_t k = 0; k < std::min(columns.size(), record.cells.size()); ++k) {
     std::string text = record.cells[k];
     if (columns[k] == "peak_memory") split_off_unit(text, c.memory_unit);
-    if (!text.empty() && setters[k] && !setters[k](c, text) && c.problem.empty())
+    if (!text.empty() && ours[k] && !set_cell(c, columns[k], text) && c.problem.empty())
       c.problem = fmt::format("'{}' in column '{}' is not a number that makes sense there", record.cells[k], columns[k]);
   }
   return c;
 }
 
 }  // namespace
+
+bool set_cell(Case& c, const std::string& column, const std::string& text) {
+  bool ok = false;
+  for_each_column(c, [&](const char* name, auto& member) {
+    if (column == name) ok = set(member, text);
+  });
+  return ok;
+}
 
 std::vector<Case> parse_cases(const std::string& text, const std::string& file, std::vector<std::string>* notes) {
   std::vector<Record> records = split(text, file);
@@ -174,20 +169,19 @@ std::vector<Case> parse_cases(const std::string& text, const std::string& file, 
     throw Error("E0130", Exit::usage, file + " is not a case file: its first line does not name the columns",
                 "it needs columns such as runtime, device and n_devices; docs/validation.md lists all of them", at(file, 1));
   const std::vector<std::string>& columns = records[0].cells;
-  std::vector<Setter> setters;
+  std::vector<bool> ours;
   for (const std::string& name : columns) {
-    const bool ours = std::ranges::find(known, name) != known.end();
-    if (ours && std::ranges::count(columns, name) > 1)
+    ours.push_back(std::ranges::find(known, name) != known.end());
+    if (ours.back() && std::ranges::count(columns, name) > 1)
       throw Error("E0131", Exit::usage, fmt::format("column '{}' appears twice", name), "keep one of them",
                   at(file, records[0].line));
-    if (!ours && notes)
+    if (!ours.back() && notes)
       notes->push_back(fmt::format("{}: column '{}' is not known and not read; {}", file, name,
                                    did_you_mean(name, known, "docs/validation.md lists the columns")));
-    setters.push_back(ours ? setter_of(name) : Setter{});
   }
   std::vector<Case> cases;
   for (std::size_t r = 1; r < records.size(); ++r) {
-    cases.push_back(read_row(records[r], columns, setters));
+    cases.push_back(read_row(records[r], columns, ours));
     cases.back().file = file;
     if (cases.back().id.empty()) cases.back().id = fmt::format("{}:{}", file.substr(file.find_last_of('/') + 1), records[r].line);
   }
@@ -195,7 +189,9 @@ std::vector<Case> parse_cases(const std::string& text, const std::string& file, 
 }
 
 std::vector<Case> read_cases(const std::string& path, std::vector<std::string>* notes) {
-  return parse_cases(read_profile_file(path), path, notes);
+  std::vector<Case> cases = parse_cases(read_profile_file(path), path, notes);
+  correct(cases, read_errata(), notes);
+  return cases;
 }
 
 bool is_case_file(const std::string& path) {

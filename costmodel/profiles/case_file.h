@@ -14,7 +14,10 @@ namespace llmplan {
 // cannot be read says so in Case::problem and costs no other row. Error E0130 (not a case file, or a quote
 // that swallows its rest) and E0131 (a column twice), with the line.
 std::vector<Case> parse_cases(const std::string& text, const std::string& file, std::vector<std::string>* notes = nullptr);
+// The same of a file, with what costmodel/validation/errata.yaml puts right, each correction noted.
 std::vector<Case> read_cases(const std::string& path, std::vector<std::string>* notes = nullptr);
+// False if there is no such column, or the text is not of its type.
+bool set_cell(Case&, const std::string& column, const std::string& text);
 // Whether the first line names a run's columns; a table of something else is not worth an error among others.
 bool is_case_file(const std::string& path);
 

@@ -28,7 +28,7 @@ FlopsConvention read_convention(const Node& n) {
 
 BlankCells read_one(const Node& map, const std::string& runtime) {
   only_keys(map, {"vocab", "mlp", "precision", "zero", "sp", "recompute", "attention", "micro_batch", "accumulation",
-                  "pipeline_micro_batch", "flops", "notes", "source"},
+                  "interleaved_vpp", "flops", "notes", "source"},
             "the blank cells of " + runtime);
   BlankCells b;
   const auto integer = [&](const char* key, std::optional<std::int64_t>& to) {
@@ -38,11 +38,12 @@ BlankCells read_one(const Node& map, const std::string& runtime) {
     if (const Node* n = map.find(key)) to = read_text(*n, key);
   };
   integer("vocab", b.vocab), integer("zero", b.zero), integer("sp", b.sp);
-  integer("pipeline_micro_batch", b.pipeline_micro_batch);
+  if (const Node* n = map.find("interleaved_vpp")) b.interleaved_vpp = read_integer(*n, "interleaved_vpp", 1, 1024);
   text("mlp", b.mlp), text("precision", b.precision), text("recompute", b.recompute), text("attention", b.attention);
   if (const Node* n = map.find("micro_batch")) {
-    if (n->text != "tuned") fail(*n, "E0107", "micro_batch has no default but 'tuned'", "write: micro_batch: tuned");
-    b.tuned_micro_batch = true;
+    b.tuned_micro_batch = n->text == "tuned", b.micro_batch_per_stage = n->text == "per_stage";
+    if (!b.tuned_micro_batch && !b.micro_batch_per_stage)
+      fail(*n, "E0107", "micro_batch has no such default", "write: micro_batch: tuned, or micro_batch: per_stage");
   }
   if (const Node* n = map.find("accumulation")) b.no_accumulation = read_integer(*n, "accumulation", 1, 1) == 1;
   if (const Node* n = map.find("notes")) {
