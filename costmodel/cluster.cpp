@@ -23,6 +23,11 @@ void set_ports(Link& link, std::int64_t ports, std::int64_t devices_per_node) {
   link.ports = static_cast<int>(ports);
 }
 
+DType usual_precision(const Device& d) {
+  if (d.cpu) return DType::fp32;
+  return d.peak.contains(DType::bf16) || !d.peak.contains(DType::fp16) ? DType::bf16 : DType::fp16;
+}
+
 std::size_t part_of(const Cluster& c, std::int64_t device) {
   std::int64_t end = 0;
   for (std::size_t i = 0; i < c.parts.size(); ++i)

@@ -114,6 +114,9 @@ Cluster like_part(const Cluster&, std::size_t part);
 // Gives a whole node `ports` ports of the link, which its devices share; 0 leaves one to each.
 void set_ports(Link&, std::int64_t ports, std::int64_t devices_per_node);
 
+// What one would train in here: fp32 on a CPU, else bf16, or fp16 where the device computes no bf16 (V100, T4).
+DType usual_precision(const Device&);
+
 // What one of `ranks` ranks could reach, MFU's denominator; 0: not known. A CPU's ranks share its cores.
 FlopsPerSecond peak_of_rank(const Cluster&, DType, std::int64_t ranks);
 

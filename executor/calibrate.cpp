@@ -62,7 +62,7 @@ Plan sample_plan(const Sample& s, const Cluster& local, Spread spread, int64_t r
   // Two micro-batches: the first writes gradients, the second adds to them.
   p.workload.seq = s.seq;
   p.workload.global_batch = 2 * s.micro_batch * p.strategy.dp;
-  p.workload.precision = local.device.cpu ? DType::fp32 : DType::bf16;
+  p.workload.precision = usual_precision(local.device);
   return p;
 }
 

@@ -34,7 +34,7 @@ const std::string* given(const Values& values, const std::string& flag) {
 
 Workload read_workload(const Typed& typed, const ModelConfig& model, const Cluster& cluster) {
   Workload w;
-  w.precision = cluster.device.cpu ? DType::fp32 : DType::bf16;
+  w.precision = usual_precision(cluster.device);
   w.seq = sequence_length(model, w);
   const auto read = [&](const char* flag, auto use) {
     if (const std::string* text = given(typed.workload, flag)) use(flag, *text);
@@ -171,7 +171,7 @@ void add_limits(CLI::App& app, Typed& typed) {
 
 Workload read_workload_words(const Typed& typed, const Cluster& cluster) {
   Workload w;
-  w.precision = cluster.device.cpu ? DType::fp32 : DType::bf16;
+  w.precision = usual_precision(cluster.device);
   if (const std::string* text = given(typed.workload, "--precision")) w.precision = read_precision("--precision", *text);
   if (const std::string* text = given(typed.workload, "--optimizer")) w.optimizer.kind = read_optimizer("--optimizer", *text);
   if (const std::string* text = given(typed.workload, "--runtime")) w.runtime = *text;

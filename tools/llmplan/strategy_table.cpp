@@ -70,7 +70,8 @@ std::string strategy_table(const Cluster& cluster, const std::vector<const Estim
   const bool wide = width >= 118;
   std::vector<Column> columns = {{"strategy", Align::left}, {"weights"}, {"grads"}, {"optim"}, {"activ."}};
   if (wide) columns.insert(columns.end(), {{"logits"}, {"other"}});
-  columns.push_back({std::string("| peak ") + unit.name});
+  columns.back().title += " |";  // the bar belongs to the column before it, so that bars stand below each other
+  columns.push_back({std::string("peak ") + unit.name});
   columns.insert(columns.end(), {{"fits", Align::left}, {"step"}, {"tok/s"}});
   const bool days = std::any_of(all.begin(), all.end(), [](const Estimate* e) { return e->days >= 0; });
   const bool cost = std::any_of(all.begin(), all.end(), [&](const Estimate* e) { return cost_of(*e, cluster) >= 0; });
@@ -84,7 +85,8 @@ std::string strategy_table(const Cluster& cluster, const std::vector<const Estim
     std::vector<std::string> row = {label(describe(e->strategy)), cell(m.weights, unit), cell(m.gradients, unit),
                                     cell(m.optimizer, unit), cell(m.activations, unit)};
     if (wide) row.insert(row.end(), {cell(m.logits, unit), cell(m.buffers + m.reserve, unit)});
-    row.push_back("| " + cell(m.peak, unit));
+    row.back() += " |";
+    row.push_back(cell(m.peak, unit));
     row.push_back(fits_text(*e));
     const bool timed = e->fits && e->time.step.value > 0;
     row.push_back(timed ? seconds_text(e->time.step) : "-");
