@@ -49,11 +49,15 @@ Json value_json(const Comparison& c, double value) {
   return value;
 }
 
-// How many cases each reason costs, the most first. A row's line number is no reason of its own.
-std::vector<std::pair<std::string, std::int64_t>> skip_reasons(const std::vector<Comparison>& comparisons) {
+// How many cases each reason costs, or how many rows were read in part only for it, the most first. A row's line
+// number is no reason of its own.
+std::vector<std::pair<std::string, std::int64_t>> reasons_of(const std::vector<Comparison>& comparisons, bool skipped) {
   std::map<std::string, std::int64_t> reasons;
+  const Comparison* before = nullptr;
   for (const Comparison& c : comparisons) {
-    if (!c.skipped) continue;
+    const bool same_row = before && before->id == c.id && before->source == c.source;
+    before = &c;
+    if (c.skipped != skipped || c.reason.empty() || (!skipped && same_row)) continue;
     const std::size_t colon = c.reason.starts_with("line ") ? c.reason.find(": ") : std::string::npos;
     ++reasons[colon == std::string::npos ? c.reason : c.reason.substr(colon + 2)];
   }
@@ -81,6 +85,7 @@ Json document(const std::vector<Comparison>& comparisons, const std::vector<Summ
                      {"metric", c.metric}, {"measured", value_json(c, c.measured)},
                      {"predicted", value_json(c, c.predicted)}, {"error", c.skipped ? Json() : Json(c.error)},
                      {"status", c.skipped ? "skipped" : "ok"}, {"reason", c.skipped ? Json(c.reason) : Json()},
+                     {"note", c.skipped || c.reason.empty() ? Json() : Json(c.reason)},
                      {"in_summary", !c.skipped && c.headline}});
   for (const Summary& s : summaries) {
     const auto figure = [&](double x) { return s.n > 0 ? Json(x) : Json(); };
@@ -88,7 +93,7 @@ Json document(const std::vector<Comparison>& comparisons, const std::vector<Summ
                        {"left_out", s.left_out}, {"mape", figure(s.mape)}, {"median_ape", figure(s.median_ape)},
                        {"p90_ape", figure(s.p90_ape)}, {"max_ape", figure(s.max_ape)}, {"bias", figure(s.bias)}});
   }
-  for (const auto& [reason, n] : skip_reasons(comparisons)) skipped.push_back({{"reason", reason}, {"n", n}});
+  for (const auto& [reason, n] : reasons_of(comparisons, true)) skipped.push_back({{"reason", reason}, {"n", n}});
   return {{"schema", "llmplan.validate/1"}, {"cases", cases}, {"summary", summary}, {"skipped", skipped},
           {"ranking", ranking_json(rankings)}};
 }
@@ -155,11 +160,10 @@ void print_worst(const std::vector<Comparison>& comparisons, std::int64_t n) {
             << '\n';
 }
 
-void print_skipped(const std::vector<Comparison>& comparisons) {
+void print_reasons(const char* title, const std::vector<std::pair<std::string, std::int64_t>>& order) {
   constexpr std::size_t kReasons = 40;
-  const auto order = skip_reasons(comparisons);
   if (order.empty()) return;
-  std::cout << "skipped because\n";
+  std::cout << title << '\n';
   std::int64_t more = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (i < kReasons) std::cout << fmt::format("{:6}  {}\n", order[i].second, order[i].first);
@@ -283,7 +287,8 @@ Exit validate(const ValidateOptions& options, bool json) {
   }
   print_summary(summaries, options.by);
   print_ranking(ranked, options.by);
-  print_skipped(comparisons);
+  print_reasons("skipped because", reasons_of(comparisons, true));
+  print_reasons("predicted, but", reasons_of(comparisons, false));
   if (options.worst > 0) print_worst(comparisons, options.worst);
   std::cout << "error = predicted/measured - 1; left out: rows that their source makes doubtful, or from memory\n"
                "regret: how much slower the strategy predicted fastest ran than the fastest one, of rows that differ in strategy only\n";
