@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
+
+#include "costmodel/fit_knobs.h"
 
 namespace llmplan {
 namespace {
@@ -13,68 +14,6 @@ struct Row {
   double measured = 0;
   std::size_t source = 0, device = 0, runtime = 0;
 };
-
-// Everything that may move, as one vector of numbers, and how each number changes a device or a runtime.
-struct Knob {
-  bool device = false;
-  std::size_t owner = 0;
-  std::string name;
-  double low = 0, high = 0;  // of the value
-  bool share = false;        // 0..1: steps are added; else multiplied
-  std::vector<std::size_t> also;  // runtimes that are like the owner and state no value of their own
-  std::function<double(const Device&)> of_device;  // what is shown; the value itself is a factor
-  std::function<void(Device&, double)> set_device;
-  double Runtime::*member = nullptr;
-  Seconds Runtime::*seconds = nullptr;
-
-  void apply(Runtime& r, double v) const {
-    if (member) r.*member = v;
-    else (r.*seconds).value = v;
-  }
-  double of(const Runtime& r) const { return member ? r.*member : (r.*seconds).value; }
-};
-
-void scale(Curve& c, double factor) {
-  for (auto& [x, y] : c.points) y = std::min(1.0, y * factor);
-}
-double highest(const Curve& c) {
-  double top = 0;
-  for (const auto& [x, y] : c.points) top = std::max(top, y);
-  return top;
-}
-
-struct RuntimeMember {
-  const char* name;
-  double Runtime::*member;
-  Seconds Runtime::*seconds;
-  double low, high;
-};
-// The runtime's constants of time. Those of memory are exact by nature (bytes per element) and are not fitted.
-const RuntimeMember kRuntimeMembers[] = {
-    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 0.03},  // no host takes longer between two steps
-    {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
-    {"pointwise", &Runtime::pointwise, nullptr, 0.5, 10},
-    {"attention_rate", &Runtime::attention_rate, nullptr, 0.3, 1},
-    {"loss_bytes", &Runtime::loss_bytes, nullptr, 4, 60},
-    {"score_bytes_forward", &Runtime::score_bytes_forward, nullptr, 4, 40},
-    {"score_bytes_backward", &Runtime::score_bytes_backward, nullptr, 4, 40},
-    {"fp8_cast_bytes", &Runtime::fp8_cast_bytes, nullptr, 0.5, 8},
-    {"optimizer_traffic", &Runtime::optimizer_traffic, nullptr, 0.5, 8},
-    {"collective_dispatch", nullptr, &Runtime::collective_dispatch, 1e-6, 1e-3},
-    {"lockstep", &Runtime::lockstep, nullptr, 0, 0.5},
-    {"micro_batch_overhead", nullptr, &Runtime::micro_batch_overhead, 1e-5, 0.1},
-    {"tp_overlap", &Runtime::tp_overlap, nullptr, 0, 1},
-    {"cp_overlap", &Runtime::cp_overlap, nullptr, 0, 1},
-    {"ep_overlap", &Runtime::ep_overlap, nullptr, 0, 1},
-    {"pp_overlap", &Runtime::pp_overlap, nullptr, 0, 1},
-    {"dp_overlap", &Runtime::dp_overlap, nullptr, 0, 1},
-    {"gather_overlap", &Runtime::gather_overlap, nullptr, 0, 1},
-    {"straggling", &Runtime::straggling, nullptr, 0, 0.03},
-};
-const std::pair<const char*, Curve Device::*> kDeviceCurves[] = {
-    {"gemm_efficiency", &Device::gemm_efficiency},
-    {"attention_efficiency", &Device::attention_efficiency},
-    {"memory_efficiency", &Device::memory_efficiency}};
 
 class Fitter {
  public:
@@ -95,7 +34,13 @@ class Fitter {
       if (row.runtime == runtimes_.size()) runtimes_.push_back(row.setup.runtime);
       rows_.push_back(std::move(row));
     }
-    make_knobs();
+    knobs_ = make_knobs(devices_, runtimes_);
+    for (const Knob& k : knobs_) {
+      start_.push_back(k.start);
+      std::vector<std::size_t>& touched = touched_.emplace_back();
+      for (std::size_t i = 0; i < rows_.size(); ++i)
+        if (touches(k, rows_[i])) touched.push_back(i);
+    }
     find_sensitive();
   }
 
@@ -157,52 +102,6 @@ class Fitter {
     return names.size() - 1;
   }
 
-  void make_knobs() {
-    for (std::size_t d = 0; d < devices_.size(); ++d) {
-      for (const auto& [name, curve] : kDeviceCurves) {
-        if (highest(devices_[d].*curve) <= 0) continue;
-        Knob k;
-        k.device = true, k.owner = d, k.name = name, k.low = 0.4, k.high = 1.6;
-        k.of_device = [curve = curve](const Device& x) { return highest(x.*curve); };
-        k.set_device = [curve = curve](Device& x, double v) { scale(x.*curve, v); };
-        add(k, 1);
-      }
-    }
-    for (std::size_t d = 0; d < devices_.size(); ++d) {
-      Knob k;
-      k.device = true, k.owner = d, k.name = "fa2_rate", k.low = 0.5, k.high = 1.6;
-      k.of_device = [](const Device& x) { return x.fa2_rate; };
-      k.set_device = [](Device& x, double v) { x.fa2_rate = std::min(1.0, x.fa2_rate * v); };
-      if (devices_[d].fa2_rate < 1) add(k, 1);
-    }
-    for (std::size_t r = 0; r < runtimes_.size(); ++r) {
-      for (const RuntimeMember& m : kRuntimeMembers) {
-        Knob k;
-        k.owner = r, k.name = m.name, k.low = m.low, k.high = m.high, k.share = m.low == 0;
-        k.member = m.member, k.seconds = m.seconds;
-        // It does not have this at all: no such cost, or no overlap in its design.
-        if (k.share ? k.of(runtimes_[r]) == 0 : k.of(runtimes_[r]) < m.low) continue;
-        const std::size_t base = like(r);
-        if (base != r && k.of(runtimes_[r]) == k.of(runtimes_[base])) continue;  // the base's knob moves it
-        for (std::size_t other = 0; other < runtimes_.size(); ++other)
-          if (other != r && like(other) == r && k.of(runtimes_[other]) == k.of(runtimes_[r])) k.also.push_back(other);
-        add(k, std::clamp(k.of(runtimes_[r]), m.low, m.high));
-      }
-    }
-  }
-  // The runtime that this one is derived from, if rows of both are here; else itself.
-  std::size_t like(std::size_t runtime) const {
-    const auto at = std::ranges::find(runtime_names_, runtimes_[runtime].base);
-    return at == runtime_names_.end() ? runtime : static_cast<std::size_t>(at - runtime_names_.begin());
-  }
-  void add(const Knob& k, double start) {
-    knobs_.push_back(k);
-    start_.push_back(start);
-    std::vector<std::size_t> touched;
-    for (std::size_t i = 0; i < rows_.size(); ++i)
-      if (touches(k, rows_[i])) touched.push_back(i);
-    touched_.push_back(std::move(touched));
-  }
   static bool touches(const Knob& k, const Row& r) {
     return (k.device ? r.device : r.runtime) == k.owner || (!k.device && std::ranges::count(k.also, r.runtime) > 0);
   }
