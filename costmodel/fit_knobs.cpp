@@ -22,7 +22,7 @@ struct RuntimeMember {
 };
 // The runtime's constants of time. Those of memory are exact by nature (bytes per element) and are not fitted.
 const RuntimeMember kRuntimeMembers[] = {
-    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 0.03},  // no host takes longer between two steps
+    {"step_overhead", nullptr, &Runtime::step_overhead, 1e-4, 1},
     {"dispatch", nullptr, &Runtime::dispatch, 1e-6, 1e-4},
     {"pointwise", &Runtime::pointwise, nullptr, 0.5, 10},
     {"attention_rate", &Runtime::attention_rate, nullptr, 0.3, 1},
