@@ -40,26 +40,32 @@ std::string fits_text(const Estimate& e) {
   return room < 0.1 ? "tight" : "yes";
 }
 
+// The devices and how they are wired: one line, or one for each type of a mixed cluster.
+static std::string cluster_lines(const Cluster& c) {
+  if (c.device.cpu) return fmt::format("node    {}   {} cores, {}   ", c.name, c.device.cores, bytes_text(c.device.memory));
+  std::string text;
+  const auto line = [&](std::int64_t nodes, const Device& d, const Link& intra) {
+    text += fmt::format("node    {} x {} x {}   {} each   ", nodes, c.devices_per_node, d.name, bytes_text(d.memory));
+    if (c.devices_per_node > 1) text += fmt::format("{} {:.0f} GB/s   ", intra.name, intra.bandwidth.value / 1e9);
+  };
+  if (c.parts.empty()) line(c.nodes, c.device, c.intra);
+  for (std::size_t i = 0; i < c.parts.size(); ++i) {
+    if (i > 0) text += '\n';
+    line(c.parts[i].nodes, c.parts[i].device, c.parts[i].intra);
+  }
+  if (c.nodes > 1) text += fmt::format("{} {:.0f} GB/s   ", c.inter.name, c.inter.bandwidth.value / 1e9);
+  return text;
+}
+
 std::string inputs_header(const Inputs& in) {
   const ModelConfig& m = in.model;
   const Workload& w = in.workload;
-  const Device& d = in.cluster.device;
   std::string text = fmt::format("model   {}   {} parameters", m.name, short_count(static_cast<double>(parameters(m))));
   if (active_parameters(m) != parameters(m))
     text += fmt::format(", {} active", short_count(static_cast<double>(active_parameters(m))));
   text += fmt::format("   {} + {}\n", precision_name(w.precision), name_of(w.optimizer.kind));
-  if (d.cpu) {
-    text += fmt::format("node    {}   {} cores, {}   ", in.cluster.name, d.cores, bytes_text(d.memory));
-  } else {
-    text += fmt::format("node    {} x {} x {}   {} each", in.cluster.nodes, in.cluster.devices_per_node, d.name,
-                        bytes_text(d.memory));
-    if (in.cluster.devices_per_node > 1)
-      text += fmt::format("   {} {:.0f} GB/s", in.cluster.intra.name, in.cluster.intra.bandwidth.value / 1e9);
-    if (in.cluster.nodes > 1)
-      text += fmt::format("   {} {:.0f} GB/s", in.cluster.inter.name, in.cluster.inter.bandwidth.value / 1e9);
-    text += "   ";
-  }
-  text += d.measured.empty() ? "(from its profile, not calibrated)\n" : "(calibrated)\n";
+  text += cluster_lines(in.cluster);
+  text += in.cluster.device.measured.empty() ? "(from its profile, not calibrated)\n" : "(calibrated)\n";
   text += fmt::format("batch   {} sequences x {} = {} tokens/step   modelled as {}\n", grouped(w.global_batch),
                       grouped(w.seq), grouped(w.global_batch * w.seq), w.runtime);
   return text;
