@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "costmodel/cluster.h"
 #include "costmodel/estimate.h"
@@ -19,6 +22,7 @@ struct Shapes {
   std::int64_t attn, qkv;   // columns: heads·head_dim, (heads + 2·kv_heads)·head_dim
   std::int64_t vocab, vocab_total;  // ceil(V/tp), V
   std::int64_t tp, dp, shards;      // shards: ZeRO-1 slices of the optimizer state
+  std::int64_t bucket;              // elements of gradients that are reduced together, at least
   std::int64_t head_rows;           // tokens of one chunk of the head
   bool sp, tied;
   DType dtype;              // of weights and activations; bf16 where linears are fp8
@@ -65,6 +69,7 @@ inline Shapes shapes_of(const ModelConfig& m, const Cluster& c, const Workload& 
   s.tp = st.tp;
   s.dp = st.dp;
   s.shards = st.zero >= 1 ? st.dp : 1;
+  s.bucket = st.dp > 1 ? st.least_bucket() : std::numeric_limits<std::int64_t>::max() / 4;  // nothing to reduce: one bucket
   s.fp8 = is_fp8(w.precision);
   s.dtype = s.fp8 ? DType::bf16 : w.precision;
   s.lean = w.optimizer.kind == OptimizerKind::adamw_lean;
@@ -233,42 +238,74 @@ void stage_backward(const Shapes& s, const StagePlace& p, bool accumulate, F&& e
   emit(EmbeddingGrad{s.rows, s.hidden, s.vocab, accumulate || (s.tied && p.last()), s.dtype});
 }
 
-// Elements of a stage's flat buffers on one rank, and of them the norms, which tp replicates.
-struct Elements { std::int64_t all = 0, norms = 0; };
-inline Elements stage_elements(const Shapes& s, const StagePlace& p) {
-  const std::int64_t table = s.vocab * s.hidden;
-  Elements e;
-  e.norms = (2 * p.layers + (p.last() ? 1 : 0)) * s.hidden;
-  e.all = e.norms + p.layers * s.hidden * (s.qkv + s.attn + 3 * s.ffn) + (p.first() ? table : 0) +
-          (p.last() && !(s.tied && p.first()) ? table : 0);
-  if (s.shards > 1) {  // slices are equal and start on cache lines
-    const std::int64_t unit = s.shards * 64;
-    e.all = (e.all + unit - 1) / unit * unit;
+// The buckets in which a stage reduces its gradients. Flat buffers hold, from their end to their beginning, what becomes
+// final first to last in the last backward pass: an untied head, the layers from the last to the first, the norms and, where
+// a stage has it, the embedding or the copy of it that a tied head is. A bucket is whole pieces of that, from the end on, until
+// it holds `s.bucket` elements; what is left is the last one. The table's gradient is final later than any layer's, so it waits
+// with the last bucket, and so do all norms, which one sum over tp covers.
+struct BucketRun {           // equal buckets that follow each other
+  std::int64_t count = 0;
+  std::int64_t elements = 0; // of each one, padding included: under ZeRO slices are equal and start on cache lines
+  std::int64_t layers = 0;   // in each one
+};
+struct Buckets {
+  std::array<BucketRun, 3> runs;  // as they become final: with the head, of layers alone, the last
+  std::int64_t norms = 0;    // elements
+  std::int64_t elements() const {
+    std::int64_t n = 0;
+    for (const BucketRun& r : runs) n += r.count * r.elements;
+    return n;
   }
-  return e;
+  std::int64_t last() const { return runs.back().elements; }
+};
+inline Buckets buckets_of(const Shapes& s, const StagePlace& p) {
+  const std::int64_t table = s.vocab * s.hidden, layer = s.hidden * (s.qkv + s.attn + 3 * s.ffn);
+  const std::int64_t head = p.last() && !s.tied ? table : 0;
+  const bool holds_table = p.first() || (p.last() && s.tied);
+  const auto layers_for = [&](std::int64_t elements) { return elements > 0 ? (elements - 1) / layer + 1 : 0; };
+  const auto padded = [&](std::int64_t n) {
+    const std::int64_t unit = s.shards > 1 ? s.shards * 64 : 1;
+    return (n + unit - 1) / unit * unit;
+  };
+  Buckets b;
+  b.norms = (2 * p.layers + (p.last() ? 1 : 0)) * s.hidden;
+  std::int64_t left = p.layers, last = b.norms + (holds_table ? table : 0);
+  const std::int64_t kept = holds_table ? 0 : 1;  // layers without which the last bucket would be norms alone
+  if (head > 0) {
+    const std::int64_t with_head = layers_for(s.bucket - head);
+    if (with_head + kept <= left) {
+      b.runs[0] = {1, padded(head + with_head * layer), with_head};
+      left -= with_head;
+    } else {
+      last += head;
+      b.runs[2] = {1, padded(last + left * layer), left};
+      return b;
+    }
+  }
+  const std::int64_t each = layers_for(s.bucket), count = std::max<std::int64_t>(0, (left - kept) / each);
+  b.runs[1] = {count, padded(each * layer), each};
+  left -= count * each;
+  b.runs[2] = {1, padded(last + left * layer), left};
+  return b;
 }
 
-// The end of a step, in three parts because the world's sum makes all stages wait for each other.
-template <class F>
-void before_world_sum(const Shapes& s, const StagePlace& p, F&& emit) {
-  const Elements e = stage_elements(s, p);
-  if (s.sp) emit(Collective{Collective::Kind::all_reduce, Axis::tp, {e.norms * 4}, DType::fp32});
-  if (s.dp > 1)
-    emit(Collective{s.shards > 1 ? Collective::Kind::reduce_scatter : Collective::Kind::all_reduce, Axis::dp,
-                    {e.all * 4}, DType::fp32});
-  emit(GradStats{e.all / s.shards, s.shards});
-}
-inline Collective embedding_sum(const Shapes& s) {  // first and last stage, before the above
+// The end of a step. All stages wait for each other at the world's sum.
+inline Collective norms_sum(const Buckets& b) { return {Collective::Kind::all_reduce, Axis::tp, {b.norms * 4}, DType::fp32}; }  // under sp
+inline Collective embedding_sum(const Shapes& s) {  // first and last stage, before the last bucket
   return {Collective::Kind::all_reduce, Axis::embedding, {s.vocab * s.hidden * 4}, DType::fp32};
 }
+inline Collective bucket_sum(const Shapes& s, std::int64_t elements) {  // where dp > 1
+  return {s.shards > 1 ? Collective::Kind::reduce_scatter : Collective::Kind::all_reduce, Axis::dp, {elements * 4}, DType::fp32};
+}
+inline GradStats bucket_stats(const Shapes& s, std::int64_t elements, bool accumulate) {
+  return {elements / s.shards, s.shards, accumulate};
+}
 inline Collective world_sum() { return {Collective::Kind::all_reduce, Axis::world, {3 * 8}, DType::fp64}; }
-template <class F>
-void after_world_sum(const Shapes& s, const StagePlace& p, F&& emit) {
-  const Elements e = stage_elements(s, p);
-  if (s.scaled()) emit(LossScale{s.scale_window});
-  emit(AdamW{e.all / s.shards, s.shards, s.divisor, s.dtype, s.scaled(), s.lean, s.seed});
-  if (s.shards > 1)
-    emit(Collective{Collective::Kind::all_gather, Axis::dp, {e.all * size_of(s.dtype)}, s.dtype});
+inline AdamW bucket_update(const Shapes& s, std::int64_t elements) {
+  return {elements / s.shards, s.shards, s.divisor, s.dtype, s.scaled(), s.lean, s.seed};
+}
+inline Collective bucket_gather(const Shapes& s, std::int64_t elements) {  // under ZeRO
+  return {Collective::Kind::all_gather, Axis::dp, {elements * size_of(s.dtype)}, s.dtype};
 }
 
 }  // namespace block

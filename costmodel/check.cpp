@@ -66,6 +66,9 @@ Infeasible check_ranges(const Workload& w, const Strategy& s) {
   if (s.etp < 0 || s.etp > kMaxRanks || s.zero_groups.shard < 0 || s.zero_groups.shard > kMaxRanks ||
       s.zero_groups.secondary < 0 || s.zero_groups.secondary > kMaxRanks)
     return {"range", "etp, zero_shard or zero_secondary is out of range", "give numbers of ranks, or 0 to leave them off"};
+  if (s.grad_bucket < 0)
+    return {"range", "grad_bucket=" + text(s.grad_bucket) + " is negative",
+            "give the elements that a gradient reduction holds at least, or 0 for the default"};
   if (s.recompute_layers < 0)
     return {"range", "recompute_layers=" + text(s.recompute_layers) + " is negative",
             "give the number of layers of each stage to recompute; 0 means all of them"};
@@ -84,18 +87,18 @@ Infeasible check_tensor_parallel(const ModelConfig& m, const Workload& w, const 
     return m.num_attention_heads % t == 0 && (kv || m.kv_lora_rank > 0) &&
            m.intermediate_size % t == 0;
   };
-  const std::string valid = "valid tp: " + list_valid(std::min<int64_t>(m.num_attention_heads, 4096), both);
+  const auto valid = [&] { return "valid tp: " + list_valid(std::min<int64_t>(m.num_attention_heads, 4096), both); };
   if (m.num_attention_heads % s.tp != 0)
     return {"heads", text(m.num_attention_heads) + " attention heads cannot be split over tp=" + text(s.tp),
-            valid};
+            valid()};
   // llmplan's own programs keep every key/value head on one rank; other software copies them.
   const bool copies = w.runtime != "llmplan" && s.tp % m.num_key_value_heads == 0;
   if (m.kv_lora_rank == 0 && m.num_key_value_heads % s.tp != 0 && !copies)
     return {"kv_heads",
-            text(m.num_key_value_heads) + " key/value heads cannot be split over tp=" + text(s.tp), valid};
+            text(m.num_key_value_heads) + " key/value heads cannot be split over tp=" + text(s.tp), valid()};
   if (m.intermediate_size % s.tp != 0)
     return {"ffn", "intermediate_size=" + text(m.intermediate_size) + " cannot be split over tp=" + text(s.tp),
-            valid};
+            valid()};
   if (s.sp && s.tp == 1)
     return {"sp", "sequence parallelism splits tokens over the tp group, and tp=1",
             "leave sp off, or choose tp > 1"};

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <utility>
 
 #include "costmodel/estimate.h"
+#include "costmodel/group.h"
 
 namespace llmplan {
 
@@ -31,6 +34,13 @@ struct Cost {
         to.count += from.count * times;
       }
   }
+  void add(const Collective& c, double each, double times) {
+    Sum& entry = collectives[static_cast<std::size_t>(c.axis)][static_cast<std::size_t>(c.kind)];
+    entry.seconds += each * times;
+    entry.bytes += static_cast<double>(c.size.value) * times;
+    entry.count += times;
+    comm += each * times;
+  }
   double seconds(Axis axis) const {
     double sum = 0;
     for (const Sum& s : collectives[static_cast<std::size_t>(axis)]) sum += s.seconds;
@@ -48,6 +58,9 @@ struct Pricer {
   struct Priced { std::int64_t size = -1; Axis axis{}; Collective::Kind kind{}; double seconds = 0; };
   mutable std::array<Priced, 6> priced{};  // the latest
   mutable std::size_t next = 0;
+  mutable std::array<std::optional<Group>, kAxes> groups{};
+  mutable std::array<std::pair<Gemm, double>, 4> products{};  // the latest
+  mutable std::size_t next_product = 0;
 
   Pricer(const Cluster& c, const Strategy& s) : cluster(c), strategy(s) {
     const std::int64_t cores = std::max(c.device.cores, 1);
@@ -57,23 +70,31 @@ struct Pricer {
   void operator()(Cost& sum, const Op& op, std::int64_t times = 1) const {
     const double n = static_cast<double>(times);
     if (const auto* c = std::get_if<Collective>(&op)) {
-      const double t = collective_seconds(op, *c) * n;
-      Cost::Sum& entry = sum.collectives[static_cast<std::size_t>(c->axis)][static_cast<std::size_t>(c->kind)];
-      entry.seconds += t;
-      entry.bytes += static_cast<double>(c->size.value) * n;
-      entry.count += n;
-      sum.comm += t;
+      sum.add(*c, collective_seconds(*c), n);
     } else {
-      sum.compute += op_time(op, cluster.device, ranks, threads).value * n;
+      sum.compute += seconds(op) * n;
     }
   }
-  double seconds(const Op& op) const { return op_time(op, cluster.device, ranks, threads).value; }
+  // A head works in chunks of the same three products, and products are what costs most to price.
+  double seconds(const Op& op) const {
+    const auto* gemm = std::get_if<Gemm>(&op);
+    if (!gemm) return op_time(op, cluster.device, ranks, threads).value;
+    for (const auto& [known, seconds] : products)
+      if (known == *gemm) return seconds;
+    auto& slot = products[next_product++ % products.size()];
+    return (slot = {*gemm, op_time(op, cluster.device, ranks, threads).value}).second;
+  }
   // A layer repeats few collectives, and each costs more to price than to look up.
-  double collective_seconds(const Op& op, const Collective& c) const {
+  double collective_seconds(const Collective& c) const {
     for (const Priced& p : priced)
       if (p.size == c.size.value && p.axis == c.axis && p.kind == c.kind) return p.seconds;
     Priced& slot = priced[next++ % priced.size()];
-    return (slot = {c.size.value, c.axis, c.kind, transfer_time(op, cluster, strategy, rings_only).value}).seconds;
+    return (slot = {c.size.value, c.axis, c.kind, collective_time(c)}).seconds;
+  }
+  double collective_time(const Collective& c) const {
+    std::optional<Group>& group = groups[static_cast<std::size_t>(c.axis)];
+    if (!group) group = group_of(c.axis, cluster, strategy);
+    return group_seconds(c.kind, static_cast<double>(c.size.value), *group, cluster, rings_only);
   }
   // Kernels that only move bytes, whatever they are called.
   double pointwise(double bytes) const {

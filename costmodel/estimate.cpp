@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <limits>
 #include <span>
+#include <tuple>
+#include <variant>
 
 #include "costmodel/block.h"
 #include "costmodel/cost.h"
@@ -20,22 +23,47 @@ using std::int64_t;
 // gradients, the others add to them.
 struct LayerCost {
   Cost forward, recompute, backward_first, backward;
+  double norm = 0;  // seconds of the last backward pass behind the gradient of its last matrix
 };
 
 LayerCost price_layer(const Shapes& s, const Strategy& st, const Pricer& price, bool recomputed, bool accumulates) {
   LayerCost l;
   block::layer_forward(s, false, [&](const Op& op) { price(l.forward, op); });
   if (recomputed) block::layer_recompute(s, [&](const Op& op) { price(l.recompute, op); });
-  block::layer_backward(s, false, recomputed, [&](const Op& op) { price(l.backward_first, op); });
-  if (accumulates) block::layer_backward(s, true, recomputed, [&](const Op& op) { price(l.backward, op); });
+  const auto backward = [&](Cost& sum, bool accumulate) {
+    block::layer_backward(s, accumulate, recomputed, [&](const Op& op) {
+      const double before = sum.total();
+      price(sum, op);
+      l.norm = sum.total() - before;  // of the last op
+    });
+  };
+  backward(l.backward_first, false);
+  if (accumulates) backward(l.backward, true);
   (void)st;
   return l;
 }
 
 struct StageCost {
+  int64_t layers = 0, recomputed = 0;   // the first `recomputed` of them in the backward pass
   Cost first, later;                    // forward and backward of the first and of every further micro-batch
   double forward_later = 0;             // the forward part of `later`, seconds
-  Cost before_world, after_world;
+  block::Buckets buckets;
+  // Of one bucket of each run, seconds.
+  struct Bucket { double reduce = 0, stats = 0, update = 0, gather = 0; };
+  std::array<Bucket, std::tuple_size_v<decltype(block::Buckets::runs)>> bucket;
+  double norms = 0, scale = 0;          // the norms' sum over tp, the decision about the loss scale
+  // The last backward pass: one layer that is kept or computed again, what of it follows its last matrix's gradient, and
+  // the embedding's gradient.
+  double kept = 0, again = 0, norm = 0, embedding = 0;
+  double after_head = 0;                // from the head's last gradient to the end of the last backward pass
+  double computing() const { return scale + over_buckets(&Bucket::stats) + updates(); }  // what of the end is no collective
+  double stats() const { return over_buckets(&Bucket::stats); }
+  double updates() const { return over_buckets(&Bucket::update); }
+  double over_buckets(double Bucket::*of) const {
+    double sum = 0;
+    for (std::size_t r = 0; r < bucket.size(); ++r) sum += static_cast<double>(buckets.runs[r].count) * bucket[r].*of;
+    return sum;
+  }
 };
 
 std::string over_by(const Memory& m) {
@@ -95,25 +123,67 @@ class ProgramEstimate {
       cost_of_[i] = costs_.size();
       StageCost& stage = costs_.emplace_back();
       const StagePlace& place = places_[i];
-      const double n_again = static_cast<double>(recomputed(layers[i]));
+      stage.layers = layers[i], stage.recomputed = recomputed(layers[i]);
+      const double n_again = static_cast<double>(stage.recomputed);
       const double n_kept = static_cast<double>(layers[i]) - n_again;
+      double backward_first = 0;
       for (const bool accumulate : {false, true}) {
         if (accumulate && !more) break;
         Cost& sum = accumulate ? stage.later : stage.first;
         sum.add(kept.forward, n_kept);
         sum.add(again.forward, n_again);
         sum.compute += first_norm.compute - other_norm.compute;
-        const auto emit = [&](const Op& op, int64_t times) { price_(sum, op, times); };
-        block::stage_forward(shapes_, place, accumulate, emit);
+        double after_head = 0;  // of the forward pass, which has the head's own backward in it
+        block::stage_forward(shapes_, place, accumulate, [&](const Op& op, int64_t times) {
+          const double before = sum.total();
+          price_(sum, op, times);
+          const auto* gemm = std::get_if<Gemm>(&op);
+          if (gemm && gemm->out == DType::fp32 && gemm->a_transposed) after_head = 0;  // a weight's gradient
+          else after_head += (sum.total() - before) / static_cast<double>(times);
+        });
         stage.forward_later = sum.total();
-        block::stage_backward(shapes_, place, accumulate, [&](const Op& op) { price_(sum, op); });
+        double before_embedding = sum.total();
+        block::stage_backward(shapes_, place, accumulate, [&](const Op& op) {
+          price_(sum, op);
+          if (std::holds_alternative<RmsNormGrad>(op)) before_embedding = sum.total();
+        });
+        stage.embedding = sum.total() - before_embedding;
         sum.add(accumulate ? kept.backward : kept.backward_first, n_kept);
         sum.add(accumulate ? again.backward : again.backward_first, n_again);
         sum.add(again.recompute, n_again);
+        const double backward = sum.total() - stage.forward_later;
+        stage.after_head = after_head + backward;
+        if (accumulate && strategy_.schedule == Schedule::gpipe)  // all backward passes come behind the last forward pass
+          stage.after_head += backward_first + static_cast<double>(micro_batches_ - 2) * backward;
+        backward_first = backward;
       }
+      stage.norm = std::max(kept.norm, again.norm);
+      stage.kept = (more ? kept.backward : kept.backward_first).total();
+      stage.again = (more ? again.backward : again.backward_first).total() + again.recompute.total();
       if (!more) stage.later = stage.first;
-      block::before_world_sum(shapes_, place, [&](const Op& op) { price_(stage.before_world, op); });
-      block::after_world_sum(shapes_, place, [&](const Op& op) { price_(stage.after_world, op); });
+      price_ending(stage, place);
+    }
+  }
+
+  void price_ending(StageCost& stage, const StagePlace& place) {
+    const Shapes& s = shapes_;
+    stage.buckets = block::buckets_of(s, place);
+    const auto collective = [&](const Collective& c) { return price_.collective_seconds(c); };
+    if (s.sp) stage.norms = collective(block::norms_sum(stage.buckets));
+    if (s.scaled()) stage.scale = price_.seconds(LossScale{s.scale_window});
+    for (std::size_t r = 0; r < stage.bucket.size(); ++r) {
+      const auto [count, elements, layers] = stage.buckets.runs[r];
+      if (count == 0) continue;
+      StageCost::Bucket& b = stage.bucket[r];
+      if (elements == priced_elements_ && r == 1) {  // of layers alone: every stage's are alike
+        b = priced_bucket_;
+        continue;
+      }
+      if (s.dp > 1) b.reduce = collective(block::bucket_sum(s, elements));
+      b.stats = price_.seconds(block::bucket_stats(s, elements, r > 0));
+      b.update = price_.seconds(block::bucket_update(s, elements));
+      if (s.shards > 1) b.gather = collective(block::bucket_gather(s, elements));
+      if (r == 1) priced_bucket_ = b, priced_elements_ = elements;
     }
   }
 
@@ -139,15 +209,74 @@ class ProgramEstimate {
       passes[s] = {cost(s).forward_later, cost(s).later.total() - cost(s).forward_later};
     pipeline_ends(strategy_.schedule, passes, micro_batches_, hop, ends);
     for (std::size_t s = 0; s < n; ++s) ends[s] += cost(s).first.total() - cost(s).later.total();
-    if (n > 1 && shapes_.tied) {
-      const double both = std::max(ends.front(), ends.back()) + embedding_seconds();
-      ends.front() = ends.back() = both;
-    }
-    double world = 0, step = 0;
-    for (std::size_t s = 0; s < n; ++s) world = std::max(world, ends[s] + cost(s).before_world.total());
+    double world = 0, step = 0, both = 0;  // both: when the two ends of the pipeline have summed a tied table's gradient
+    if (n > 1 && shapes_.tied)
+      both = std::max(reduce_buckets(cost(0), ends.front()).free, reduce_buckets(cost(n - 1), ends.back()).free) + embedding_seconds();
+    for (std::size_t s = 0; s < n; ++s)
+      world = std::max(world, reduced(cost(s), ends[s], s == 0 || s + 1 == n ? both : 0));
     world += world_seconds();
-    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + cost(s).after_world.total());
+    for (std::size_t s = 0; s < n; ++s) step = std::max(step, updated(cost(s), world));
     return std::max(step, shared_cores_seconds());
+  }
+
+  // Ranks on the cores of one machine reduce with the same cores that compute: nothing is gained by doing both at once.
+  bool overlaps() const { return !cluster_.device.cpu || cluster_.nodes > 1; }
+
+  // When every gradient of a stage's layers from `layers` on is final, given when its last backward pass ends.
+  double final_at(const StageCost& c, double end, int64_t layers) const {
+    if (layers == c.layers) return end - c.after_head;
+    const int64_t again = std::min(c.recomputed, layers);
+    const double below = static_cast<double>(again) * c.again + static_cast<double>(layers - again) * c.kept;
+    return end - c.embedding - below - c.norm;
+  }
+
+  // What the end of a stage's last backward pass leaves behind: when the last bucket may be reduced, and, of what is reduced by
+  // then, when this rank knows its part of the norm.
+  struct Reduced { double free = 0, known = 0; };
+  // Collectives follow each other, and so do the sums of squares, which wait for the end of the pass. With n buckets of R and S seconds
+  // that become final at f₁ … fₙ,
+  //   free = max(free + nR, max over k of f_k + (n − k + 1)R),   known = max(known + nS, max over k of free_k + (n − k + 1)S).
+  // f is convex in k, since recomputed layers are the first of a stage and the slower ones; so both inner maxima are at an end.
+  Reduced reduce_buckets(const StageCost& c, double end) const {
+    const double all = end + c.norms;  // every gradient is final
+    Reduced at{-std::numeric_limits<double>::infinity(), all};
+    if (!overlaps()) {
+      at.free = all;
+      for (std::size_t r = 0; r + 1 < c.bucket.size(); ++r)
+        at.free += static_cast<double>(c.buckets.runs[r].count) * c.bucket[r].reduce;
+      return at;
+    }
+    int64_t layers = c.layers;
+    for (std::size_t r = 0; r + 1 < c.bucket.size(); ++r) {
+      const block::BucketRun& run = c.buckets.runs[r];
+      if (run.count == 0) continue;
+      const double n = static_cast<double>(run.count), reduce = c.bucket[r].reduce, stats = c.bucket[r].stats;
+      const double first = final_at(c, end, layers - run.layers), last = final_at(c, end, layers -= run.count * run.layers);
+      const double first_free = std::max(at.free, first) + reduce;
+      at.free = std::max(first_free + (n - 1) * reduce, last + reduce);
+      at.known = std::max({at.known + n * stats, first_free + n * stats, at.free + stats});
+    }
+    at.free = std::max(at.free, all);
+    return at;
+  }
+  // When a stage knows its part of the norm. Its last bucket is not reduced before `tied`.
+  double reduced(const StageCost& c, double end, double tied) const {
+    const Reduced before = reduce_buckets(c, end);
+    const double summed = std::max(tied, before.free) + c.bucket.back().reduce;
+    return overlaps() ? std::max(before.known, summed) + c.bucket.back().stats : summed + c.stats();
+  }
+  // When its weights are up to date, after the norm is known everywhere: updates follow each other, and gathers.
+  double updated(const StageCost& c, double world) const {
+    if (!overlaps()) return world + c.scale + c.updates() + c.over_buckets(&StageCost::Bucket::gather);
+    double computed = world + c.scale, gathered = computed;
+    for (std::size_t r = c.bucket.size(); r-- > 0;) {
+      const auto [reduce, stats, update, gather] = c.bucket[r];
+      const double n = static_cast<double>(c.buckets.runs[r].count);
+      if (n == 0) continue;
+      gathered = std::max({gathered + n * gather, computed + update + n * gather, computed + n * update + gather});
+      computed += n * update;
+    }
+    return gathered;
   }
 
   // On a CPU with more ranks than cores, the cores' total work is the other bound.
@@ -156,8 +285,7 @@ class ProgramEstimate {
     double work = 0;
     for (std::size_t i = 0; i < places_.size(); ++i) {
       const StageCost& s = cost(i);
-      work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.before_world.compute +
-              s.after_world.compute;
+      work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.computing();
     }
     work *= static_cast<double>(strategy_.tp * strategy_.dp * price_.threads);
     return work / cluster_.device.cores;
@@ -188,20 +316,32 @@ class ProgramEstimate {
     t.tp_comm = {sum.seconds(Axis::tp)};
     const bool holds_table = places_[busiest].first() || places_[busiest].last();
     const double embedding = strategy_.pp > 1 && shapes_.tied && holds_table ? embedding_seconds() : 0;
-    const Cost &before = cost(busiest).before_world, &after = cost(busiest).after_world;
-    t.tp_comm.value += before.seconds(Axis::tp);
-    t.dp_comm = {before.seconds(Axis::dp) + after.seconds(Axis::dp) + world_seconds() + embedding};
-    t.optimizer = {before.compute + after.compute};
+    const StageCost& c = cost(busiest);
+    // What of the reductions, and of the gathers, computing does not hide.
+    const double tied = embedding > 0 ? reduce_buckets(c, 0).free + embedding : 0;
+    const double reduces = std::max(0.0, reduced(c, 0, tied) - c.norms - c.stats() - embedding);
+    const double gathers = std::max(0.0, updated(c, 0) - c.scale - c.updates());
+    t.tp_comm.value += c.norms;
+    t.dp_comm = {reduces + gathers + world_seconds() + embedding};
+    t.optimizer = {c.computing()};
     t.pp_comm = {std::max(0.0, step - without_hops)};
     const double told = t.compute.value + t.tp_comm.value + t.dp_comm.value + t.optimizer.value + t.pp_comm.value;
     t.bubble = {std::max(0.0, step - told)};
 
-    sum.add(before, 1);
-    sum.add(after, 1);
-    communication(e, sum, hop, hop_size, embedding);
+    if (c.norms > 0) sum.add(block::norms_sum(c.buckets), c.norms, 1);
+    for (std::size_t r = 0; r < c.bucket.size(); ++r) {
+      const auto [count, elements, layers_in] = c.buckets.runs[r];
+      if (count == 0) continue;
+      if (shapes_.dp > 1) sum.add(block::bucket_sum(shapes_, elements), c.bucket[r].reduce, static_cast<double>(count));
+      if (shapes_.shards > 1) sum.add(block::bucket_gather(shapes_, elements), c.bucket[r].gather, static_cast<double>(count));
+    }
+    communication(e, sum, hop, hop_size, embedding, reduces, gathers);
   }
 
-  void communication(Estimate& e, const Cost& sum, double hop, Bytes hop_size, double embedding) const {
+  // `reduces`, `gathers`: exposed seconds of the dp group's collectives.
+  void communication(Estimate& e, const Cost& sum, double hop, Bytes hop_size, double embedding, double reduces,
+                     double gathers) const {
+    e.communication.reserve(8);
     const auto add = [&](std::string_view group, std::string_view kind, Cost::Sum s, double exposed) {
       e.communication.push_back({std::string(group), std::string(kind), {static_cast<int64_t>(s.bytes)}, static_cast<int64_t>(s.count),
                                  {s.seconds}, {exposed}});
@@ -209,8 +349,11 @@ class ProgramEstimate {
     for (std::size_t a = 0; a < kAxes; ++a)
       for (std::size_t k = 0; k < kKinds; ++k) {
         const Cost::Sum& s = sum.collectives[a][k];
+        const auto axis = static_cast<Axis>(a);
+        const auto kind = static_cast<Collective::Kind>(k);
         if (s.count > 0)
-          add(name_of(static_cast<Axis>(a)), name_of(static_cast<Collective::Kind>(k)), s, s.seconds);
+          add(name_of(axis), name_of(kind), s,
+              axis != Axis::dp ? s.seconds : kind == Collective::Kind::all_gather ? gathers : reduces);
       }
     if (embedding > 0)
       add("embedding", "all_reduce", {embedding, static_cast<double>(block::embedding_sum(shapes_).size.value), 1}, embedding);
@@ -229,6 +372,8 @@ class ProgramEstimate {
   Shapes shapes_;
   Pricer price_;
   int64_t micro_batches_;
+  StageCost::Bucket priced_bucket_;
+  int64_t priced_elements_ = 0;
   const StageCost& cost(std::size_t stage) const { return costs_[cost_of_[stage]]; }
   std::vector<StagePlace> places_;    // by stage
   std::vector<std::size_t> cost_of_;  // by stage: which of

@@ -177,10 +177,13 @@ struct CrossEntropyGrad {
 // This rank's part of {Σ grad², Σ loss, Σ counted tokens}, each counted once in the world: parameters
 // that tp ranks duplicate by tp_rank 0, parameters that dp ranks duplicate (shards == 1) by
 // dp_rank 0, the last stage's copy of a tied embedding never, the loss by tp_rank 0.
-//   reads: gradients (whole flat buffer; the rank's slice if shards > 1), loss[2] fp64 (last stage only)
+// Of one bucket; `accumulate` adds its Σ grad² to that of the buckets before it.
+//   reads: gradients[elements·shards] (a bucket; the rank's slice of it if shards > 1), loss[2] fp64 (last stage only, not if
+//   accumulate)
 //   writes: stats[3] fp64
 struct GradStats {
   std::int64_t elements, shards;  // elements: this rank's, after sharding
+  bool accumulate = false;
   bool operator==(const GradStats&) const = default;
 };
 // Dynamic loss scaling (Micikevicius et al. 2018; the rule of PyTorch's GradScaler), from the world's sums, so
@@ -200,13 +203,13 @@ struct LossScaling {
 };
 inline constexpr std::int64_t kLossScaling = sizeof(LossScaling) / sizeof(double);
 
-// Decoupled AdamW on elements [rank·elements, (rank+1)·elements) of a flat buffer (rank = the rank's
+// Decoupled AdamW on elements [rank·elements, (rank+1)·elements) of a bucket (rank = the rank's
 // place on the dp axis if shards > 1, else 0), with the clip factor
 // min(1, clip/(norm + 1e-6)) from stats, and the loss divisor's correction divisor/counted tokens.
 // Weight decay where the parameter table says so. `scaled`: gradients carry a loss scale, and a skipped step
 // changes nothing.
 //   reads: gradients (as GradStats), stats[3] fp64, scaling if scaled
-//   writes: weights (whole), m[elements], v[elements], master[elements] unless the weights are fp32 or
+//   writes: weights[elements·shards], m[elements], v[elements], master[elements] unless the weights are fp32 or
 //   `stochastic`: then there is no master, weights, m and v are bf16, and each is rounded up or down at random, with
 //   the probability that makes it right on average. The random bits are a function of seed, step, tensor and the
 //   element's place in the whole tensor: the same on every rank and under every split.

@@ -122,7 +122,7 @@ struct OpFields<CrossEntropyGrad> {
 template <>
 struct OpFields<GradStats> {
   static constexpr auto list =
-      std::make_tuple(LLMPLAN_FIELD(GradStats, elements), LLMPLAN_FIELD(GradStats, shards));
+      std::make_tuple(LLMPLAN_FIELD(GradStats, elements), LLMPLAN_FIELD(GradStats, shards), LLMPLAN_FIELD(GradStats, accumulate));
 };
 template <>
 struct OpFields<LossScale> {

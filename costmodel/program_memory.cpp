@@ -33,7 +33,7 @@ int64_t quantized_work(const Shapes& s) {
 Memory program_memory(const Shapes& s, const StagePlace& p, const Strategy& st, const Device& device,
                       int64_t micro_batches) {
   const int64_t e = size_of(s.dtype), stream = layer_input(s), whole = s.rows * s.hidden * e;
-  const int64_t elements = block::stage_elements(s, p).all;
+  const int64_t elements = block::buckets_of(s, p).elements();
   Memory m;
   m.weights = {elements * e};
   m.gradients = {elements * 4};

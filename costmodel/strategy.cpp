@@ -92,6 +92,7 @@ std::string describe(const Strategy& s) {
   if (s.offload.weights) append(offload, ',', "weights");
   if (s.offload.activations) append(offload, ',', "activations");
   if (!offload.empty()) word("offload " + offload);
+  if (s.grad_bucket > 0) word("bucket " + std::to_string(s.grad_bucket));
   return text;
 }
 

@@ -68,11 +68,15 @@ struct Strategy {
   std::vector<std::int64_t> layers_per_stage;  // pp·vpp entries; empty: as even as can be, see layer_split
   AttentionKernel attention = AttentionKernel::flash;
   Offload offload;
+  std::int64_t grad_bucket = 0;            // elements whose gradients are reduced together, at least; 0: least_bucket()
   bool operator==(const Strategy&) const = default;
 
   std::int64_t devices() const { return tp * cp * dp * pp; }
   std::int64_t expert_tp() const { return etp > 0 ? etp : tp; }
   std::int64_t expert_dp() const { return std::max<std::int64_t>(1, tp * cp * dp / (expert_tp() * ep)); }  // ranks with the same experts
+  // Megatron-Core's default (DistributedDataParallelConfig, bucket_size): a message that uses the network's rate, larger where
+  // rings are longer.
+  std::int64_t least_bucket() const { return grad_bucket > 0 ? grad_bucket : std::max<std::int64_t>(40'000'000, 1'000'000 * dp); }
   std::int64_t zero_shard() const { return zero_groups.shard > 0 ? zero_groups.shard : cp * dp; }
 };
 

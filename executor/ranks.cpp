@@ -151,9 +151,10 @@ struct Ranks::Body {
     cpu::narrow(type, in.data(), stored.data(), static_cast<std::int64_t>(in.size()));
     to.write(address(rank, id, first), stored);
   }
-  void zero(int rank, BufferId id, std::int64_t first = 0) {
-    const std::vector<float> zeros(kBlock);
-    for (std::int64_t end = elements(rank, id); first < end; first += kBlock)
+  void zero(int rank, BufferId id, std::int64_t first, std::int64_t end) {
+    if (first >= end) return;
+    const std::vector<float> zeros(static_cast<std::size_t>(std::min(kBlock, end - first)));
+    for (; first < end; first += kBlock)
       put(rank, id, first, std::span(zeros).first(static_cast<std::size_t>(std::min(kBlock, end - first))));
   }
 
@@ -164,9 +165,11 @@ struct Ranks::Body {
 
   void fill_constants(int rank) {
     const Program& p = program(rank);
-    for (BufferId id : {p.gradients, p.moment1, p.moment2, p.master}) zero(rank, id);
+    for (BufferId id : {p.gradients, p.moment1, p.moment2, p.master}) zero(rank, id, 0, elements(rank, id));
     // Weights stay NaN, as the arena was filled, until somebody writes them; but AdamW reads their padding.
-    zero(rank, p.weights, p.params.empty() ? 0 : p.params.back().begin + p.params.back().elements());
+    std::int64_t end = 0;
+    for (const Param& param : p.params) zero(rank, p.weights, end, param.begin), end = param.begin + param.elements();
+    zero(rank, p.weights, end, elements(rank, p.weights));
     put_loss_scaling(rank, {.scale = plan.workload.optimizer.loss_scale});
     std::vector<float> table(static_cast<std::size_t>(elements(rank, p.rope_table)));
     if (table.empty()) return;
@@ -212,8 +215,9 @@ struct Ranks::Body {
       return;
     }
     for (std::int64_t at = begin; at < begin + count;) {
-      const std::int64_t d = at / slice, n = std::min(begin + count, (d + 1) * slice) - at;
-      visit(rank_at(tp_rank, static_cast<int>(d), stage), own_only ? at - d * slice : at, at - begin, n);
+      const OwnedElement own = owner_of(at, p.buckets, whole / slice);
+      const std::int64_t n = std::min(begin + count - at, own.run);
+      visit(rank_at(tp_rank, static_cast<int>(own.dp_rank), stage), own_only ? own.index : at, at - begin, n);
       at += n;
     }
   }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <vector>
 
 #include "executor/philox.h"
 #include "executor/random.h"
@@ -35,6 +37,22 @@ void for_each_run(const Param& p, int tp_rank, std::int64_t first, std::int64_t 
     std::int64_t from = std::max(first, global), to = std::min(end, global + count);
     if (from < to) visit(local + from - global, from, to - from);
   });
+}
+
+// The element of the flat buffers at which the operands of an optimizer's op begin.
+inline std::int64_t flat_begin(const Instr& in) {
+  const bool flat = std::holds_alternative<GradStats>(in.op) || std::holds_alternative<AdamW>(in.op);
+  return flat ? in.reads.front().offset.value / size_of(DType::fp32) : 0;
+}
+
+// Where element `at` of the flat order is kept by ZeRO's `shards` ranks: whose it is, where among all that he owns, and how
+// many that follow it are his, too.
+struct OwnedElement { std::int64_t dp_rank, index, run; };
+inline OwnedElement owner_of(std::int64_t at, const std::vector<Bucket>& buckets, std::int64_t shards) {
+  const auto after = std::upper_bound(buckets.begin(), buckets.end(), at, [](std::int64_t x, const Bucket& b) { return x < b.begin; });
+  const Bucket& b = *std::prev(after);
+  const std::int64_t slice = b.elements / shards, there = at - b.begin;
+  return {there / slice, b.begin / shards + there % slice, slice - there % slice};
 }
 
 // Where the elements of a tp rank's part stand in the whole tensor. Vocabulary padding stands behind its end.

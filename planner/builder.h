@@ -26,7 +26,6 @@ struct Weights {
   Weight embedding, head, final_norm;
   std::vector<LayerWeights> layers;   // of this stage
   std::int64_t norms_begin = 0, norms_end = 0;  // what tp replicates
-  std::int64_t elements = 0;          // of the flat buffers, padded so that ZeRO's slices are equal
 };
 
 // Where a stage stands.
@@ -64,6 +63,10 @@ struct Residual {
   bool saved = false;  // a backward needs `sum` as it is
 };
 
+// After which part of the last backward pass a bucket of Program::buckets is final: a layer of this stage (local index), or all of it.
+// Layers from `layers` on are none: the head.
+inline constexpr std::int64_t kEndOfPass = -1;
+
 struct Builder {
   const Plan& plan;
   Purpose purpose;
@@ -72,6 +75,7 @@ struct Builder {
   Program program;
   Weights weights;
   std::vector<MicroBatch> micro_batches;
+  std::vector<std::int64_t> final_after;  // by bucket
   BufferId loss = -1;
 
   // Stamped on every instruction that is emitted.
@@ -136,6 +140,8 @@ void head_forward(Builder&, MicroBatch&, Residual&);  // with its own backward, 
 BufferId head_backward(Builder&, MicroBatch&);        // through the final norm
 
 // ---- lower_optimizer.cpp
+// Reduces the bucket that is final after this part of the last backward pass, if there is one.
+void reduce_final(Builder&, std::int64_t layer);
 void optimizer_phase(Builder&);
 
 }  // namespace llmplan::lowering

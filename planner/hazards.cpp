@@ -30,6 +30,7 @@ bool updates(const Op& op, std::size_t k) {
   if (const auto* e = std::get_if<EmbeddingGrad>(&op)) return e->accumulate;
   if (const auto* r = std::get_if<RmsNormGrad>(&op)) return r->accumulate && k == 1;
   if (std::holds_alternative<Rope>(op)) return true;
+  if (const auto* g = std::get_if<GradStats>(&op)) return g->accumulate;
   if (const auto* c = std::get_if<CrossEntropyGrad>(&op)) return k == 0 ? c->gradient : c->accumulate;
   if (std::holds_alternative<LossScale>(op) || std::holds_alternative<AdamW>(op)) return true;
   if (const auto* c = std::get_if<Collective>(&op))

@@ -63,6 +63,9 @@ BufferId receive(Builder& b, std::string_view what, int from) {
 
 void send(Builder& b, BufferId x, int to) { b.emit(Send{to, b.all(x).size}, {b.all(x)}, {}); }
 
+// Every schedule goes through the backward passes in the order of the micro-batches.
+bool last(const Builder& b) { return b.micro_batch + 1 == static_cast<int>(b.micro_batches.size()); }
+
 void forward(Builder& b, std::int32_t micro_batch) {
   MicroBatch& mb = b.micro_batches[micro_batch];
   b.phase = Phase::forward;
@@ -80,7 +83,11 @@ void forward(Builder& b, std::int32_t micro_batch) {
     mb.layers.push_back(layer_forward(b, b.weights.layers[i], r));
   }
   b.layer = -1;
-  if (b.stage.last()) return head_forward(b, mb, r);
+  if (b.stage.last()) {
+    head_forward(b, mb, r);
+    if (b.training() && last(b)) reduce_final(b, b.stage.layers);  // the head alone: its backward is part of this
+    return;
+  }
 
   if (r.delta >= 0) {
     b.emit(Add{b.shape.split_rows * b.shape.hidden, b.shape.dtype}, {b.all(r.sum), b.all(r.delta)},
@@ -101,17 +108,19 @@ void backward(Builder& b, std::int32_t micro_batch) {
     b.layer = static_cast<int>(b.stage.first_layer + i);
     layer_recompute(b, b.weights.layers[i], mb.layers[i]);
     layer_backward(b, b.weights.layers[i], mb.layers[i], gradient);
+    if (last(b)) reduce_final(b, i);
   }
   b.layer = -1;
   if (b.stage.first())
     embedding_backward(b, mb, gradient);
   else
     send(b, gradient, b.stage.index - 1);
+  if (last(b)) reduce_final(b, kEndOfPass);
   mb = {};
 }
 
 Program lower_stage(const Plan& plan, Purpose purpose, const Shapes& shape, const StagePlace& stage) {
-  Builder b{plan, purpose, shape, stage, {}, {}, {}};
+  Builder b{plan, purpose, shape, stage, {}, {}, {}, {}};
   b.program.stage = stage.index;
   declare_parameters(b);
 

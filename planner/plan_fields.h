@@ -148,7 +148,7 @@ template <> struct Fields<Strategy> {
       Field{"dp", &T::dp}, Field{"etp", &T::etp}, Field{"zero", &T::zero}, Field{"zero_groups", &T::zero_groups}, Field{"sp", &T::sp}, Field{"micro_batch", &T::micro_batch},
       Field{"recompute", &T::recompute}, Field{"recompute_layers", &T::recompute_layers},
       Field{"schedule", &T::schedule}, Field{"layers_per_stage", &T::layers_per_stage},
-      Field{"attention", &T::attention}, Field{"offload", &T::offload}};
+      Field{"attention", &T::attention}, Field{"offload", &T::offload}, Field{"grad_bucket", &T::grad_bucket}};
 };
 
 template <> struct Fields<Prediction> {  // keys as in report.json

@@ -107,11 +107,12 @@ std::string digest(const std::vector<Program>& programs) {
   Hasher h;
   h.add(programs.size());
   for (const Program& p : programs) {
-    auto& [stage, buffers, instrs, params, weights, gradients, moment1, moment2, master, rope, stats, scaling] = p;
+    auto& [stage, buffers, instrs, params, buckets, weights, gradients, moment1, moment2, master, rope, stats, scaling] = p;
     h.all(stage, buffers.size(), instrs.size(), params.size());
     for (const Buffer& b : buffers) add(h, b);
     for (const Instr& i : instrs) add(h, i);
     for (const Param& q : params) add(h, q);
+    for (const Bucket& k : buckets) h.all(k.begin, k.elements);
     h.all(weights, gradients, moment1, moment2, master, rope, stats, scaling);
   }
   std::string hex(16, '0');

@@ -56,8 +56,8 @@ struct Instr {
 };
 
 // A weight tensor of this stage, in the flat weight buffer (and at the same element in gradients,
-// master and moments before ZeRO slices them). Flat order: by layer in forward order, tp-replicated
-// tensors (norms) last, so that each reduction is over contiguous bytes.
+// master and moments before ZeRO slices them). Flat order: what becomes final last in the backward pass comes first, so
+// that each reduction is over contiguous bytes: embedding, norms, layers in forward order, head (block.h: Buckets).
 struct Param {
   std::string name;                      // Hugging Face name
   std::vector<std::int64_t> full_shape;  // unsharded
@@ -73,11 +73,19 @@ struct Param {
   }
 };
 
+// A run of the flat buffers whose gradients are reduced together. Under ZeRO each data-parallel rank owns one of equally many
+// equal slices of every bucket, and its states hold its slices one after another: that of this bucket begins at
+// element begin/shards.
+struct Bucket {
+  std::int64_t begin = 0, elements = 0;
+};
+
 struct Program {
   int stage = 0;
   std::vector<Buffer> buffers;
   std::vector<Instr> instrs;  // issue order; run one after another it is a correct program
   std::vector<Param> params;
+  std::vector<Bucket> buckets;  // in flat order; all elements are in one
   // Persistent buffers that the trainer fills or reads; -1 where a stage has none.
   BufferId weights = -1, gradients = -1, moment1 = -1, moment2 = -1, master = -1;
   BufferId rope_table = -1, stats = -1, loss_scaling = -1;

@@ -119,6 +119,7 @@ class Space {
         s.vpp = vpp;
         if (!may_be(limits_.vpp, vpp)) continue;
         s.layers_per_stage = limits_.layers_per_stage;
+        s.grad_bucket = limits_.grad_bucket;
         if (!s.layers_per_stage.empty() && static_cast<int64_t>(s.layers_per_stage.size()) != s.pp * vpp) continue;
         for (const Recompute recompute : recomputes) {
           s.recompute = recompute;

@@ -22,6 +22,7 @@ struct Limits {
   std::vector<Schedule> schedule;
   std::vector<int> sp;
   std::vector<std::int64_t> layers_per_stage;  // empty: even, and balanced by the stages' times
+  std::int64_t grad_bucket = 0;                // of all strategies; 0: the default
   std::vector<std::int64_t> cp, ep, vpp;
   bool estimate_only = false;
   int simulate_top = 8;     // the best by closed form that are simulated op by op

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
 
 namespace llmplan {
@@ -16,13 +17,28 @@ void name(Text& out, std::string_view what, int pid, int tid, std::string_view t
                  "\n", what, pid, tid, text);
 }
 
-void event(Text& out, int pid, InstrId id, const Instr& in, const Span& at) {
+// The bucket of gradients or weights that a reduction, a gather or the optimizer works on, or -1.
+std::ptrdiff_t bucket_of(const Program& p, const Instr& in) {
+  if (in.phase != Phase::optimizer) return -1;
+  for (const std::vector<Ref>* refs : {&in.reads, &in.writes})
+    for (const Ref& r : *refs)
+      for (std::size_t k = 0; k < p.buckets.size(); ++k) {
+        const std::int64_t width = r.buffer == p.gradients ? size_of(DType::fp32) : r.buffer == p.weights ? size_of(p.buffers[r.buffer].dtype) : 0;
+        if (width > 0 && r.offset.value == p.buckets[k].begin * width && r.size.value == p.buckets[k].elements * width)
+          return static_cast<std::ptrdiff_t>(k);
+      }
+  return -1;
+}
+
+void event(Text& out, int pid, InstrId id, const Program& p, const Span& at) {
+  const Instr& in = p.instrs[id];
   auto end = std::back_inserter(out);
   fmt::format_to(end, R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.3f},"dur":{:.3f},"args":{{"instr":{})",
                  kind_of(in.op), name_of(in.phase), pid, static_cast<int>(in.stream), at.start.value * 1e6,
                  (at.finish - at.start).value * 1e6, id);
   if (in.layer >= 0) fmt::format_to(end, R"(,"layer":{})", in.layer);
   if (in.micro_batch >= 0) fmt::format_to(end, R"(,"micro_batch":{})", in.micro_batch);
+  if (const auto k = bucket_of(p, in); k >= 0) fmt::format_to(end, R"(,"bucket":{})", k);
   if (const auto* g = std::get_if<Gemm>(&in.op)) fmt::format_to(end, R"(,"shape":"{}x{}x{}")", g->m, g->n, g->k);
   else fmt::format_to(end, R"(,"bytes":{})", bytes_moved(in.op).value);
   fmt::format_to(end, "}}}},\n");
@@ -69,7 +85,7 @@ std::string trace_json(const std::vector<Track>& tracks) {
     name(out, "process_name", pid, 0, tracks[k].name);
     for (int s = 0; s < kStreams; ++s) name(out, "thread_name", pid, s, name_of(static_cast<Stream>(s)));
     for (std::size_t i = 0; i < std::min(t.size(), p.instrs.size()); ++i)
-      event(out, pid, static_cast<InstrId>(i), p.instrs[i], t[i]);
+      event(out, pid, static_cast<InstrId>(i), p, t[i]);
     live_bytes(out, pid, p, t);
   }
   if (!tracks.empty()) out.resize(out.size() - 2);  // the last comma

@@ -15,6 +15,7 @@
 #include "executor/cpu/kernels.h"
 #include "executor/cpu/thread_pool.h"
 #include "executor/documents.h"
+#include "executor/shard.h"
 
 namespace llmplan::cpu {
 namespace {
@@ -40,7 +41,7 @@ struct CpuBackend::State {
   Communicator& communicator;
   ThreadPool pool;
   std::array<std::byte*, 2> base;  // by Space
-  KernelContext context;
+  KernelContext context;  // of the compute stream, which alone runs kernels
   Execution now;
 
   std::array<Queue, kStreams> queues;
@@ -110,6 +111,7 @@ struct CpuBackend::State {
       std::array<std::byte*, kMaxOperands> writes;
       for (std::size_t k = 0; k < in.reads.size(); ++k) reads[k] = address(in.reads[k]);
       for (std::size_t k = 0; k < in.writes.size(); ++k) writes[k] = address(in.writes[k]);
+      context.flat_begin = flat_begin(in);
       cpu::run(in.op, std::span(reads).first(in.reads.size()), std::span(writes).first(in.writes.size()), context);
     }
     auto since = [&](Clock::time_point t) { return Seconds{std::chrono::duration<double>(t - now.start).count()}; };

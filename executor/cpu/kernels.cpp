@@ -185,7 +185,10 @@ struct Run {
     for (; p != params.end() && p->begin < end; ++p)
       body(*p, std::max(begin, p->begin), std::min(end, p->begin + p->elements()));
   }
-  i64 first_element(i64 elements, i64 shards) const { return shards > 1 ? context.where.dp * elements : 0; }
+  // Of the flat order, of this rank's slice of a bucket.
+  i64 first_element(i64 elements, i64 shards) const {
+    return context.flat_begin + (shards > 1 ? context.where.dp * elements : 0);
+  }
 
   void operator()(const GradStats& op) const {
     const float* gradients = x.in(0);
@@ -198,11 +201,16 @@ struct Run {
       partial[i] = 0;
       if (copy) return;
       for_params(first + i * kFlatBlock, first + std::min(op.elements, (i + 1) * kFlatBlock), [&](const Param& p, i64 b, i64 e) {
-        if (p.counted && (p.tp_dim >= 0 || where.tp == 0)) partial[i] += k.sum_squares(gradients + b, e - b);
+        if (p.counted && (p.tp_dim >= 0 || where.tp == 0))
+          partial[i] += k.sum_squares(gradients + (b - context.flat_begin), e - b);
       });
     });
     double sum = 0;
     for (i64 i = 0; i < blocks; ++i) sum += partial[i];
+    if (op.accumulate) {
+      stats[0] += sum;
+      return;
+    }
     const double* loss = x.reads.size() > 1 && where.tp == 0 ? x.in<double>(1) : nullptr;
     stats[0] = sum, stats[1] = loss ? loss[0] : 0, stats[2] = loss ? loss[1] : 0;
   }
@@ -234,15 +242,17 @@ struct Run {
       for_params(first + i * kFlatBlock, first + std::min(op.elements, (i + 1) * kFlatBlock), [&](const Param& p, i64 b, i64 e) {
         AdamWScalars here = s;
         here.keep = p.decay ? decayed : 1.0f;
+        const i64 in_bucket = b - context.flat_begin, own = b - first;
+        const float* const g = gradients + in_bucket;
         if (op.stochastic) {
-          auto *w = x.out<std::uint16_t>(0) + b, *m = x.out<std::uint16_t>(1) + (b - first), *v = x.out<std::uint16_t>(2) + (b - first);
+          auto *w = x.out<std::uint16_t>(0) + in_bucket, *m = x.out<std::uint16_t>(1) + own, *v = x.out<std::uint16_t>(2) + own;
           const LeanNoise bits{noise_place(p, context.where.tp), b - p.begin, context.step.step, op.seed};
-          return lean_adamw(k, here, bits, gradients + b, w, m, v, e - b);
+          return lean_adamw(k, here, bits, g, w, m, v, e - b);
         }
-        float *m = x.out(1), *v = x.out(2);
-        float* const weights = rounded ? x.out(3) + (b - first) : x.out(0) + b;
-        k.adamw(here, gradients + b, weights, m + (b - first), v + (b - first), e - b);
-        if (rounded) narrow(op.weights, weights, rounded + b * size_of(op.weights), e - b);
+        float *m = x.out(1) + own, *v = x.out(2) + own;
+        float* const weights = rounded ? x.out(3) + own : x.out(0) + in_bucket;
+        k.adamw(here, g, weights, m, v, e - b);
+        if (rounded) narrow(op.weights, weights, rounded + in_bucket * size_of(op.weights), e - b);
       });
     });
   }

@@ -21,6 +21,7 @@ struct KernelContext {
   StepScalars step;
   const Optimizer* optimizer = nullptr;         // AdamW
   const std::vector<Param>* params = nullptr;   // GradStats, AdamW: what decays, what is counted
+  std::int64_t flat_begin = 0;                  // the same: element of the flat buffers at which their operands begin
 };
 
 // Runs `op` (not Load, not a transfer) on operands in the order of op.h. Blocks until done. Arithmetic is fp32;

@@ -186,7 +186,9 @@ struct CudaBackend::State {
     } else if (auto* recv = std::get_if<Recv>(&in.op)) {
       peers().recv(*recv, writes[0], s);
     } else {
-      device.launch(in.op, reads, writes, context, s);
+      LaunchContext here = context;  // streams may be issued by several threads
+      here.flat_begin = flat_begin(in);
+      device.launch(in.op, reads, writes, here, s);
     }
   }
   GpuCommunicator& peers() const {

@@ -225,13 +225,13 @@ struct Dispatch {
     });
   }
   std::int64_t slice_begin(std::int64_t elements, std::int64_t shards) const {
-    return shards > 1 ? context.where.dp * elements : 0;
+    return context.flat_begin + (shards > 1 ? context.where.dp * elements : 0);
   }
   void operator()(const GradStats& op) const {
-    start(GradSquaresKernel{slice_begin(op.elements, op.shards), op.elements, context.segment_count, context.segments,
+    start(GradSquaresKernel{context.flat_begin, slice_begin(op.elements, op.shards), op.elements, context.segment_count, context.segments,
                             at.in<float>(0), context.partial});
     bool loss = at.reads.size() > 1 && context.counts_loss;
-    start(GradStatsKernel{partial_doubles(op.elements), context.partial, loss ? at.in<double>(1) : nullptr,
+    start(GradStatsKernel{partial_doubles(op.elements), op.accumulate, context.partial, loss ? at.in<double>(1) : nullptr,
                           at.out<double>(0)});
   }
   void operator()(const LossScale& op) const {
@@ -244,12 +244,12 @@ struct Dispatch {
     const std::int64_t begin = slice_begin(op.elements, op.shards);
     if (op.stochastic) {
       if (op.weights != DType::bf16) refuse("stochastic rounding to " + std::string(name_of(op.weights)));
-      return start(LeanAdamWKernel{begin, op.elements, context.segment_count, op.seed, update, context.segments, at.in<float>(0),
+      return start(LeanAdamWKernel{context.flat_begin, begin, op.elements, context.segment_count, op.seed, update, context.segments, at.in<float>(0),
                                    at.out<BFloat16>(0), at.out<BFloat16>(1), at.out<BFloat16>(2)});
     }
     with_type(op.weights, [&](auto type) {
       using T = decltype(type);
-      start(AdamWKernel<T>{begin, op.elements, context.segment_count, update, context.segments, at.in<float>(0), at.out<T>(0),
+      start(AdamWKernel<T>{context.flat_begin, begin, op.elements, context.segment_count, update, context.segments, at.in<float>(0), at.out<T>(0),
                            at.out<float>(1), at.out<float>(2), at.writes.size() > 3 ? at.out<float>(3) : nullptr});
     });
   }

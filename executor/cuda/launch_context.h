@@ -15,6 +15,7 @@ struct LaunchContext {
   const Optimizer* optimizer = nullptr;
   const Segment* segments = nullptr;   // of the whole flat buffer
   std::int64_t segment_count = 0;
+  std::int64_t flat_begin = 0;         // element of the flat buffer at which the operands of GradStats and AdamW begin
   const AdamScalars* scalars = nullptr;
   double* partial = nullptr;           // scratch of GradStats: partial_doubles(largest slice)
   bool counts_loss = false;            // this rank's share of the loss enters the world's sum

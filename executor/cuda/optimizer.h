@@ -33,11 +33,12 @@ inline constexpr int kNormSumThreads = 256;
 inline constexpr std::int64_t kNormSumTile = 64 * 1024;  // elements per block, so per partial sum
 LLMPLAN_HD std::int64_t norm_sum_blocks(std::int64_t elements) { return ceil_div(elements, kNormSumTile); }
 
-// partial[b] = Σ g² over the b-th tile of the slice [begin, begin + elements), counted segments only.
+// partial[b] = Σ g² over the b-th tile of the slice [begin, begin + elements), counted segments only. A bucket begins at
+// element `bucket` of the flat buffer.
 struct GradSquaresKernel {
-  std::int64_t begin, elements, segment_count;
+  std::int64_t bucket, begin, elements, segment_count;
   const Segment* segments;
-  const float* gradients;  // whole flat buffer
+  const float* gradients;  // of the bucket
   double* partial;         // [norm_sum_blocks(elements)]
 
   Launch launch() const { return {norm_sum_blocks(elements), kNormSumThreads, kNormSumThreads * sizeof(double)}; }
@@ -51,7 +52,7 @@ struct GradSquaresKernel {
       if (!segments[s].counted) continue;
       std::int64_t a = segments[s].begin > from ? segments[s].begin : from, b = segments[s].end < to ? segments[s].end : to;
       for (std::int64_t i = a + block.thread(); i < b; i += kNormSumThreads)
-        sum += static_cast<double>(gradients[i]) * gradients[i];
+        sum += static_cast<double>(gradients[i - bucket]) * gradients[i - bucket];
     }
     double* sums = block.template shared<double>();
     sums[block.thread()] = sum;
@@ -64,9 +65,10 @@ struct GradSquaresKernel {
   }
 };
 
-// stats = {Σ partial in order, loss sum, counted tokens}; one warp, of which one lane works: there are few.
+// stats = {Σ partial in order, loss sum, counted tokens}, or the sum is added; one warp, of which one lane works: there are few.
 struct GradStatsKernel {
   std::int64_t partials;
+  bool accumulate;
   const double* partial;
   const double* loss;  // null: this rank does not count the loss
   double* stats;
@@ -78,7 +80,8 @@ struct GradStatsKernel {
     if (block.thread() != 0) return;
     double sum = 0;
     for (std::int64_t i = 0; i < partials; ++i) sum += partial[i];
-    stats[0] = sum;
+    stats[0] = accumulate ? stats[0] + sum : sum;
+    if (accumulate) return;
     stats[1] = loss ? loss[0] : 0;
     stats[2] = loss ? loss[1] : 0;
   }
@@ -138,11 +141,11 @@ inline constexpr int kAdamThreads = 256;
 
 template <class T>
 struct AdamWKernel {
-  std::int64_t begin, elements, segment_count;
+  std::int64_t bucket, begin, elements, segment_count;  // as above
   AdamUpdate update;
   const Segment* segments;
-  const float* gradients;  // whole flat buffer
-  T* weights;              // whole flat buffer
+  const float* gradients;  // of the bucket
+  T* weights;              // of the bucket
   float* m;                // the slice
   float* v;
   float* master;           // the slice; null when the weights are fp32 themselves
@@ -155,16 +158,16 @@ struct AdamWKernel {
     if (i >= elements || update.skips()) return;
     std::int64_t s = find_segment(segments, segment_count, at);
     if (s == segment_count || segments[s].begin > at) return;  // padding stays what it is: zero
-    float w = master ? master[i] : to_float(weights[at]);
-    update(gradients[at], segments[s].decay, w, m[i], v[i]);
+    float w = master ? master[i] : to_float(weights[at - bucket]);
+    update(gradients[at - bucket], segments[s].decay, w, m[i], v[i]);
     if (master) master[i] = w;
-    weights[at] = from_float<T>(w);
+    weights[at - bucket] = from_float<T>(w);
   }
 };
 
 // Without a master: weights and moments are bf16, each rounded up or down at random (executor/philox.h).
 struct LeanAdamWKernel {
-  std::int64_t begin, elements, segment_count, seed;
+  std::int64_t bucket, begin, elements, segment_count, seed;
   AdamUpdate update;
   const Segment* segments;
   const float* gradients;
@@ -180,10 +183,10 @@ struct LeanAdamWKernel {
     if (i >= elements || update.skips()) return;
     std::int64_t s = find_segment(segments, segment_count, at);
     if (s == segment_count || segments[s].begin > at) return;
-    float w = to_float(weights[at]), mi = to_float(m[i]), vi = to_float(v[i]);
-    update(gradients[at], segments[s].decay, w, mi, vi);
+    float w = to_float(weights[at - bucket]), mi = to_float(m[i]), vi = to_float(v[i]);
+    update(gradients[at - bucket], segments[s].decay, w, mi, vi);
     Random4 random = noise(segments[s].noise, at - segments[s].begin, update.scalars->step, seed);
-    weights[at] = {stochastic_bf16(w, random.at[0])};
+    weights[at - bucket] = {stochastic_bf16(w, random.at[0])};
     m[i] = {stochastic_bf16(mi, random.at[1])};
     v[i] = {stochastic_bf16(vi, random.at[2])};
   }

@@ -51,7 +51,9 @@ TEST_SUITE("a GPU emulated on the host") {
     Strategy s;
     s.tp = s.pp = 2;
     s.sp = true;
-    for (const Strategy& strategy : {Strategy{}, s}) {
+    Strategy buckets;
+    buckets.dp = 2, buckets.zero = 1, buckets.grad_bucket = 1;
+    for (const Strategy& strategy : {Strategy{}, s, buckets}) {
       INFO(describe(strategy));
       std::vector<Trajectory> runs;
       for (unsigned seed : {1u, 2u, 3u}) {

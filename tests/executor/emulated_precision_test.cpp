@@ -68,7 +68,7 @@ void compare(Plan plan, double unit) {
 std::vector<Strategy> splits() {
   Strategy tp, dp;
   tp.tp = 2, tp.micro_batch = 2;
-  dp.dp = 2, dp.zero = 1, dp.recompute = Recompute::full;
+  dp.dp = 2, dp.zero = 1, dp.grad_bucket = 1, dp.recompute = Recompute::full;
   return {{}, tp, dp};
 }
 

@@ -10,7 +10,7 @@ TEST_CASE("Losses, gradients and weights after five AdamW steps are PyTorch's") 
     Strategy one, accumulate, split, recompute;
     one.micro_batch = 4;
     accumulate.micro_batch = 1;
-    split.tp = split.pp = split.dp = 2, split.sp = true, split.zero = 1;
+    split.tp = split.pp = split.dp = 2, split.sp = true, split.zero = 1, split.grad_bucket = 1;
     recompute.micro_batch = 2, recompute.recompute = Recompute::full;
     for (const Strategy& s : {one, accumulate, split, recompute}) check_against(golden, s);
   }

@@ -90,6 +90,7 @@ struct Setting {
   Optimizer optimizer;
   std::vector<Param> params;
   StepScalars step{3, 1e-2};
+  std::int64_t flat_begin = 0;  // where a bucket begins
 };
 
 // Runs `make(dtype)` on both and returns, per written operand, the relative distance (L2).
@@ -107,7 +108,7 @@ std::vector<double> distances(Runner runner, Make make, DType t, std::vector<Ope
   };
   auto cpu_values = run(on_cpu, [&](const Op& op, auto& in, auto& out) {
     cpu::ThreadPool pool(1);
-    cpu::KernelContext context{&pool, setting.where, setting.step, &setting.optimizer, &setting.params};
+    cpu::KernelContext context{&pool, setting.where, setting.step, &setting.optimizer, &setting.params, setting.flat_begin};
     std::vector<const std::byte*> in_at;
     std::vector<std::byte*> out_at;
     for (auto& b : in) in_at.push_back(b.data());
@@ -231,21 +232,26 @@ void check_cross_entropy(Runner runner) {
     }
 }
 
-// Gradient norm and AdamW agree with the CPU's, on whole buffers and on slices.
+// Gradient norm and AdamW agree with the CPU's, on whole buckets and on slices, wherever a bucket begins.
 template <class Runner>
 void check_optimizer(Runner runner) {
-  for (int shards : {1, 2}) for (int rank = 0; rank < shards; ++rank) {
+  for (std::int64_t begin : {0, 1024}) for (int shards : {1, 2}) for (int rank = 0; rank < shards; ++rank) {
       Setting s;
+      s.flat_begin = begin;
       s.where.dp = rank;
       s.where.dp_size = shards;
       s.where.world = shards;
       s.optimizer.clip = 0.5;
       Param first, second, norm;
-      first.shape = {40, 25}; first.begin = 0; first.tp_dim = 0;
-      second.shape = {7, 11}; second.begin = 1000; second.tp_dim = 1;
-      norm.shape = {33}; norm.begin = 1080; norm.decay = false; norm.tp_dim = -1;
+      first.shape = {40, 25}; first.begin = begin; first.tp_dim = 0;
+      second.shape = {7, 11}; second.begin = begin + 1000; second.tp_dim = 1;
+      norm.shape = {33}; norm.begin = begin + 1080; norm.decay = false; norm.tp_dim = -1;
       for (Param* p : {&first, &second, &norm}) p->full_shape = p->shape;
       s.params = {first, second, norm};
+      if (Param before; begin > 0) {  // of another bucket
+        before.shape = before.full_shape = {20, 50};
+        s.params.insert(s.params.begin(), before);
+      }
       std::int64_t whole = 1152, slice = whole / shards;
       Operand g = normal(whole, K::fp32);
       for (auto i : {1077, 1078, 1079}) g.values[static_cast<std::size_t>(i)] = 0;
@@ -253,6 +259,7 @@ void check_optimizer(Runner runner) {
       Operand loss{K::fp64, {12.5, 20}}, stats{K::fp64, {100.0, 12.5, 20}};
       CAPTURE(shards); CAPTURE(rank);
       all_within(distances(runner, [&](DType) { return GradStats{slice, shards}; }, DType::fp32, {g, loss}, {zeros(3, K::fp64)}, s), DType::fp32);
+      all_within(distances(runner, [&](DType) { return GradStats{slice, shards, true}; }, DType::fp32, {g}, {stats}, s), DType::fp32);
       Operand m = normal(slice, K::fp32), v = positive(slice), weights = normal(whole, K::fp32);
       for (std::int64_t i = 0; i < slice; ++i)
         if (g.values[static_cast<std::size_t>(i + rank * slice)] == 0) m.values[static_cast<std::size_t>(i)] = v.values[static_cast<std::size_t>(i)] = 0;

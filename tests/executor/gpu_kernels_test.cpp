@@ -27,7 +27,7 @@ struct OnHost {
     for (auto& b : out) out_at.push_back(b.data());
     std::vector<double> partial(64);
     LaunchContext context{setting.where, &setting.optimizer, segments.data(), static_cast<std::int64_t>(segments.size()),
-                          &scalars, partial.data(), setting.where.tp == 0};
+                          setting.flat_begin, &scalars, partial.data(), setting.where.tp == 0};
     std::visit(Dispatch<Emulate>{{in_at, out_at}, context, {}}, op);
   }
 };

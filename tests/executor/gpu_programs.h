@@ -83,6 +83,7 @@ inline std::vector<Strategy> strategies() {
                  Schedule schedule = Schedule::one_f_one_b, Recompute recompute = Recompute::none) {
     Strategy s;
     s.tp = tp, s.dp = dp, s.pp = pp, s.sp = sp, s.zero = zero, s.micro_batch = mb, s.schedule = schedule, s.recompute = recompute;
+    if (dp > 1 && sp == (pp > 1)) s.grad_bucket = 1;  // else one bucket
     all.push_back(s);
   };
   add(1, 1, 1, false, 0, 4);
@@ -99,6 +100,8 @@ inline std::vector<Strategy> strategies() {
   add(2, 2, 1, true, 1, 2);
   add(2, 1, 2, true, 0, 1);
   add(1, 2, 2, false, 1, 1);
+  add(1, 2, 2, false, 0, 1);
+  all.back().grad_bucket = 1;
   return all;
 }
 

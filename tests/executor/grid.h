@@ -7,7 +7,8 @@
 
 namespace llmplan {
 
-// Everything legal with up to 8 ranks on the tiny model.
+// Everything legal with up to 8 ranks on the tiny model. Gradients go in one bucket, in one per layer and in some of more layers,
+// in turn.
 inline std::vector<Strategy> grid() {
   std::vector<Strategy> out;
   for (std::int64_t tp : {1, 2, 4})
@@ -27,6 +28,8 @@ inline std::vector<Strategy> grid() {
                     if (uneven && pp == 2) s.layers_per_stage = {1, 3};
                     if (uneven && pp == 3) s.layers_per_stage = {1, 1, 2};
                     if (uneven && pp == 4) continue;
+                    constexpr std::int64_t kBuckets[] = {1, 25'000, 0};  // a layer has 20,160 elements
+                    if (dp > 1) s.grad_bucket = kBuckets[out.size() % 3];
                     out.push_back(s);
                   }
   return out;

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 #include <thread>
 
 #include "costmodel/error.h"
 #include "executor/cpu/isa/table.h"
 #include "executor/cpu/scratch.h"
+#include "executor/shard.h"
 #include "tests/executor/kernel_fixture.h"
 
 namespace llmplan {
@@ -374,6 +376,72 @@ TEST_CASE("AdamW and the gradient norm of two shards are those of the whole, bit
   }
   CHECK(same_bits(sharded, w));
   CHECK(squares == doctest::Approx(whole[0]).epsilon(1e-14));
+}
+
+TEST_CASE("AdamW and the gradient norm, bucket by bucket and slice by slice, are those of the whole, bit by bit and to rounding") {
+  const std::vector<Param> params = three_params();
+  Optimizer o;
+  Caller call;
+  call.context.params = &params, call.context.optimizer = &o;
+  call.context.step = {3, 1e-3};
+  const Floats g = random_floats(kFlat, 1), w0 = random_floats(kFlat, 2), m0 = random_floats(kFlat, 3, 0.1);
+  Floats w = w0, m = m0, v(kFlat, 0.01F);
+  Doubles whole(3);
+  const Doubles loss = {12.5, 40};
+  call(GradStats{kFlat, 1}, {in(g), in(loss)}, {out(whole)});
+  call(AdamW{kFlat, 1, 50, DType::fp32}, {in(g), in(whole)}, {out(w), out(m), out(v)});
+
+  const std::vector<Bucket> buckets = {{0, 7000}, {7000, 13400}, {20400, 7000}};  // a border inside each matrix
+  Floats again = w0;
+  double squares = 0;
+  for (int rank = 0; rank < 2; ++rank) {
+    call.context.where.dp = rank;
+    // What this rank owns, one slice after another.
+    Floats own_m(kFlat / 2), own_v(kFlat / 2, 0.01F);
+    for (i64 at = 0; at < kFlat; ++at)
+      if (const OwnedElement e = owner_of(at, buckets, 2); e.dp_rank == rank) own_m[e.index] = m0[at];
+    Doubles stats(3);
+    for (std::size_t k = 0; k < buckets.size(); ++k) {
+      const Bucket& b = buckets[k];
+      call.context.flat_begin = b.begin;
+      const Floats bucket(g.begin() + b.begin, g.begin() + b.begin + b.elements);
+      std::vector<const std::byte*> reads = {in(bucket)};
+      if (k == 0) reads.push_back(in(loss));
+      call(GradStats{b.elements / 2, 2, k > 0}, reads, {out(stats)});
+      Floats weights(again.begin() + b.begin, again.begin() + b.begin + b.elements);
+      Floats bm(own_m.begin() + b.begin / 2, own_m.begin() + (b.begin + b.elements) / 2);
+      Floats bv(own_v.begin() + b.begin / 2, own_v.begin() + (b.begin + b.elements) / 2);
+      call(AdamW{b.elements / 2, 2, 50, DType::fp32}, {in(bucket), in(whole)}, {out(weights), out(bm), out(bv)});
+      std::copy(weights.begin(), weights.end(), again.begin() + b.begin);
+      std::copy(bm.begin(), bm.end(), own_m.begin() + b.begin / 2);
+      std::copy(bv.begin(), bv.end(), own_v.begin() + b.begin / 2);
+    }
+    squares += stats[0];
+    CHECK(stats[1] == 12.5);
+    CHECK(stats[2] == 40);
+    int wrong = 0;
+    for (i64 at = 0; at < kFlat; ++at)
+      if (const OwnedElement e = owner_of(at, buckets, 2); e.dp_rank == rank) wrong += own_m[e.index] != m[at] || own_v[e.index] != v[at];
+    CHECK(wrong == 0);
+  }
+  CHECK(same_bits(again, w));
+  CHECK(squares == doctest::Approx(whole[0]).epsilon(1e-14));
+}
+
+TEST_CASE("every element of the flat order has one owner and one place among what he owns") {
+  const std::vector<Bucket> buckets = {{0, 8}, {8, 24}, {32, 16}};
+  for (const i64 shards : {1, 2, 4, 8}) {
+    std::set<std::pair<i64, i64>> places;
+    for (i64 at = 0; at < 48; ++at) {
+      const OwnedElement e = owner_of(at, buckets, shards);
+      CHECK(e.dp_rank < shards);
+      CHECK(e.index < 48 / shards);
+      CHECK(places.emplace(e.dp_rank, e.index).second);
+      const OwnedElement last = owner_of(at + e.run - 1, buckets, shards);  // the run is his to its end
+      CHECK(last.dp_rank == e.dp_rank);
+      CHECK(last.index == e.index + e.run - 1);
+    }
+  }
 }
 
 TEST_CASE("exp and exp2 are within 2 units in the last place, and flush and saturate as documented") {

@@ -129,7 +129,7 @@ TEST_CASE("Lean training takes 10 bytes per parameter for weights, gradients and
     for (int zero : {0, 1}) {
       if (zero && dp == 1) continue;
       Strategy s;
-      s.dp = dp, s.zero = zero;
+      s.dp = dp, s.zero = zero, s.grad_bucket = zero;
       Plan plan = lean_plan(s);
       predict(plan);
       Ranks ranks(plan);

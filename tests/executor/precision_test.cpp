@@ -30,10 +30,10 @@ Plan plan_in(DType precision, const Strategy& strategy, bool tied = false) {
 std::vector<Strategy> few_strategies() {
   Strategy one, dp, tp, pp, all, recompute;
   one.micro_batch = 4;
-  dp.dp = 2, dp.micro_batch = 2, dp.zero = 1;
+  dp.dp = 2, dp.micro_batch = 2, dp.zero = 1, dp.grad_bucket = 1;
   tp.tp = 2, tp.sp = true, tp.micro_batch = 2;
   pp.pp = 4;
-  all.tp = all.pp = all.dp = 2, all.sp = true, all.zero = 1;
+  all.tp = all.pp = all.dp = 2, all.sp = true, all.zero = 1, all.grad_bucket = 1;
   recompute.micro_batch = 4, recompute.recompute = Recompute::full;
   return {one, dp, tp, pp, all, recompute};
 }

@@ -122,7 +122,7 @@ TEST_CASE("A run learns, and writes a line per step, a report, a checkpoint and 
 TEST_CASE("A run that is stopped and resumed ends with the same bits as one that was not") {
   Run run;
   Strategy s;
-  s.pp = s.dp = 2;
+  s.pp = s.dp = 2, s.grad_bucket = 1;
   s.zero = 1;
   Plan plan = text_plan(s);
   go(plan, run.options("whole", 12));
@@ -147,7 +147,7 @@ TEST_CASE("A run that is stopped and resumed ends with the same bits as one that
 TEST_CASE("A run resumes under another strategy") {
   Run run;
   Strategy a, b;
-  a.dp = 4, a.zero = 1;
+  a.dp = 4, a.zero = 1, a.grad_bucket = 1;
   b.tp = b.pp = 2, b.sp = true, b.recompute = Recompute::full;
   go(text_plan(a), run.options("whole", 10));
   RunOptions part = run.options("part", 10);

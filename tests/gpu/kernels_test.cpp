@@ -46,7 +46,7 @@ struct OnGpu {
     std::vector<double> partial(64);
     LaunchContext context{setting.where, &setting.optimizer,
                           reinterpret_cast<const Segment*>(hold(segments.data(), segments.size() * sizeof(Segment))),
-                          static_cast<std::int64_t>(segments.size()),
+                          static_cast<std::int64_t>(segments.size()), setting.flat_begin,
                           reinterpret_cast<const AdamScalars*>(hold(&scalars, sizeof scalars)),
                           reinterpret_cast<double*>(hold(partial.data(), partial.size() * sizeof(double))),
                           setting.where.tp == 0};

@@ -57,10 +57,20 @@ Tally of_block(const Plan& plan, std::int64_t stage) {
       block::layer_backward(s, accumulate, again, each);
     }
   }
+  const block::Buckets buckets = block::buckets_of(s, place);
   if (s.tied && st.pp > 1 && (place.first() || place.last())) t.add(block::embedding_sum(s));
-  block::before_world_sum(s, place, each);
+  if (s.sp) t.add(block::norms_sum(buckets));
   if (st.devices() > 1) t.add(block::world_sum());
-  block::after_world_sum(s, place, each);
+  if (s.scaled()) t.add(LossScale{s.scale_window});
+  bool first = true;
+  for (const auto& [count, elements, layers_in] : buckets.runs)
+    for (std::int64_t k = 0; k < count; ++k) {
+      if (s.dp > 1) t.add(block::bucket_sum(s, elements));
+      t.add(block::bucket_stats(s, elements, !first));
+      t.add(block::bucket_update(s, elements));
+      if (s.shards > 1) t.add(block::bucket_gather(s, elements));
+      first = false;
+    }
   return t;
 }
 

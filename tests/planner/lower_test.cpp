@@ -78,6 +78,10 @@ TEST_CASE("in list order no instruction reads a byte before another wrote it") {
           std::vector<Written> written(p.buffers.size());
           for (BufferId b : {p.weights, p.rope_table, p.moment1, p.moment2, p.master})
             if (b >= 0) written[b].add(0, p.buffers[b].size.value);
+          // The padding behind a bucket's last parameter is zero from the start.
+          std::int64_t end = 0;
+          for (const Param& q : p.params) written[p.gradients].add(4 * end, 4 * q.begin), end = q.begin + q.elements();
+          written[p.gradients].add(4 * end, p.buffers[p.gradients].size.value);
           int unwritten = 0;
           for (const Instr& i : p.instrs) {
             const auto check = [&](const Ref& r) {
@@ -87,11 +91,7 @@ TEST_CASE("in list order no instruction reads a byte before another wrote it") {
             for (const Ref& r : i.reads) {
               check(r);
               if (r.size.value == 0) continue;
-              // The padding behind the last parameter is zero from the start.
-              const std::int64_t end = r.buffer == p.gradients
-                                           ? 4 * (p.params.back().begin + p.params.back().elements())
-                                           : r.offset.value + r.size.value;
-              unwritten += !written[r.buffer].covers(r.offset.value, std::max(r.offset.value, end));
+              unwritten += !written[r.buffer].covers(r.offset.value, r.offset.value + r.size.value);
             }
             for (const Ref& r : i.writes) {
               check(r);
@@ -118,7 +118,7 @@ TEST_CASE("every gradient is set once, by its first writer, and accumulated ever
           bool set_first = true;
           std::set<int> micro_batches;
           for (const Instr& i : p.instrs) {
-            if (i.phase == Phase::optimizer) break;
+            if (i.phase == Phase::optimizer) continue;
             if (std::none_of(i.writes.begin(), i.writes.end(), [&](const Ref& w) { return overlaps(w, mine); })) continue;
             bool accumulate = false;
             if (auto* g = as<Gemm>(i)) accumulate = g->accumulate;
@@ -150,13 +150,17 @@ TEST_CASE("the parameter tables of all stages and tp ranks are the model's tenso
       std::int64_t total = 0;
       for (const Program& p : lower(plan)) {
         std::int64_t end = 0;
+        int runs_of_norms = 0;
         bool norms = false;
+        const std::int64_t shards = s.zero ? s.dp : 1;
         for (const Param& q : p.params) {
-          CHECK(q.begin == end);
-          end += q.elements();
+          const bool begins = std::any_of(p.buckets.begin(), p.buckets.end(), [&](const Bucket& b) { return b.begin == q.begin; });
+          CHECK(q.begin >= end);
+          CHECK(q.begin - end < (begins ? shards * 64 : 1));  // padding is only between buckets
+          end = q.begin + q.elements();
           CHECK(q.decay == (q.shape.size() == 2));
-          norms |= q.tp_dim < 0;
-          CHECK(norms == (q.tp_dim < 0));  // what tp replicates comes last
+          runs_of_norms += q.tp_dim < 0 && !norms;
+          norms = q.tp_dim < 0;  // what tp replicates
           std::vector<std::int64_t> whole = q.shape;
           if (q.tp_dim >= 0) whole[q.tp_dim] *= s.tp;
           CHECK(whole == q.full_shape);
@@ -164,11 +168,19 @@ TEST_CASE("the parameter tables of all stages and tp ranks are the model's tenso
           CHECK(found.emplace(q.name, q.full_shape).second);
           total += q.elements() * (q.tp_dim >= 0 ? s.tp : 1);
         }
+        CHECK(runs_of_norms == 1);  // one reduction over tp covers them
         const std::int64_t flat = p.buffers[p.gradients].size.value / 4;
-        const std::int64_t shards = s.zero ? s.dp : 1;
         CHECK(flat >= end);
         CHECK(flat - end < shards * 64);
         CHECK(p.buffers[p.moment1].size.value == flat / shards * 4);
+        std::int64_t next = 0;
+        for (const Bucket& b : p.buckets) {
+          CHECK(b.begin == next);
+          CHECK(b.elements > 0);
+          if (shards > 1) CHECK(b.elements % (shards * 64) == 0);
+          next += b.elements;
+        }
+        CHECK(next == flat);
       }
       CHECK(found == expected);
       CHECK(total == parameters(plan.model));

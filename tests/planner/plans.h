@@ -49,7 +49,8 @@ inline Plan tiny_plan(Strategy strategy = {}, std::int64_t micro_batches = 1, st
   return p;
 }
 
-// One of everything that can be lowered, alone and combined, up to 8 ranks.
+// One of everything that can be lowered, alone and combined, up to 8 ranks. Gradients go in one bucket, in one per layer and
+// in some of two or more layers, in turn.
 inline std::vector<Strategy> strategy_grid() {
   std::vector<Strategy> grid;
   for (std::int64_t tp : {1, 2, 4})
@@ -66,6 +67,8 @@ inline std::vector<Strategy> strategy_grid() {
                 s.micro_batch = 2;
                 if (pp == 2) s.layers_per_stage = {3, 1};
                 if (recompute == Recompute::full && pp == 1) s.recompute_layers = 2;
+                constexpr std::int64_t kBuckets[] = {1, 130'000, 0};  // a layer has 101,376 elements
+                if (dp > 1) s.grad_bucket = kBuckets[grid.size() % 3];
                 grid.push_back(s);
               }
   return grid;

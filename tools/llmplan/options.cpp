@@ -158,7 +158,7 @@ void add_strategy(CLI::App& app, Typed& typed) {
 
 void add_limits(CLI::App& app, Typed& typed) {
   const std::string group = "Limits (lists: --tp 1,2,4; what is left out is searched)";
-  for (const char* name : {"tp", "pp", "vpp", "cp", "ep", "dp", "micro_batch", "zero", "sp", "recompute", "schedule", "layers_per_stage"}) {
+  for (const char* name : {"tp", "pp", "vpp", "cp", "ep", "dp", "micro_batch", "zero", "sp", "recompute", "schedule", "layers_per_stage", "grad_bucket"}) {
     const StrategyField& f = *find_field(name);
     if (f.name == "sp") {
       app.add_flag_callback("--sp", [&typed] { typed.limits["--sp"] = "on"; }, f.help)->group(group);
@@ -232,6 +232,11 @@ Limits read_limits(const Typed& typed) {
     Strategy s;
     find_field("layers_per_stage")->set(s, "--layers-per-stage", *text);
     limits.layers_per_stage = s.layers_per_stage;
+  }
+  if (const std::string* text = given(typed.limits, "--grad-bucket")) {
+    Strategy s;
+    find_field("grad_bucket")->set(s, "--grad-bucket", *text);
+    limits.grad_bucket = s.grad_bucket;
   }
   return limits;
 }

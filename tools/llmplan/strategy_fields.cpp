@@ -136,6 +136,11 @@ const std::vector<StrategyField>& fields() {
          s.attention = read_name(flag, text, {AttentionKernel::flash, AttentionKernel::unfused});
        },
        get_name<&Strategy::attention>},
+      {"grad_bucket", "N", "parameters whose gradients data-parallel ranks reduce together, at least; 0: the larger of 40M and dp million",
+       [](Strategy& s, const std::string& flag, const std::string& text) {
+         s.grad_bucket = text == "0" ? 0 : read_count(flag, text);
+       },
+       get<&Strategy::grad_bucket>},
       {"offload", "optimizer,…", "kept in host memory: optimizer, gradients, weights, activations", set_offload, offload_names},
   };
   return list;
