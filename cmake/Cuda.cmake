@@ -1,10 +1,6 @@
 # Finds the CUDA toolkit and enables its language. Included from the top: a language that is enabled in a
 # subfolder does not know its standards when the build files are written.
 set(LLMPLAN_HAVE_CUDA OFF)
-if(LLMPLAN_CUDNN STREQUAL "ON")
-  message(FATAL_ERROR "LLMPLAN_CUDNN=ON, but attention through cuDNN is not written: docs/gpu.md says why. "
-                      "llmplan's own flash attention is always there; leave the switch out.")
-endif()
 if(LLMPLAN_CUDA STREQUAL "OFF")
   return()
 endif()

@@ -29,6 +29,7 @@ struct Shapes {
   bool fp8;                 // the layers' linears multiply in 8 bits; head and embedding do not
   bool lean;                // no fp32 master, moments as wide as the weights, stochastic rounding
   bool documents;           // attention stays within documents
+  std::int64_t library_workspace;  // bytes that the gradient of attention has for a library's kernels
   double eps;
   std::int64_t divisor;     // tokens of the global batch
   std::int64_t scale_window;  // of the loss scale
@@ -48,6 +49,20 @@ inline std::int64_t head_chunk_rows(std::int64_t rows, std::int64_t vocab, DType
   const std::int64_t chunks = (rows + most - 1) / most;
   const std::int64_t even = (rows + chunks - 1) / chunks;
   return std::min(rows, (even + 15) / 16 * 16);
+}
+
+// On GPUs a library (cuDNN) may carry out attention's backward pass. It adds up dq in fp32, perhaps twice, and with
+// grouped queries keeps dk and dv of every query head: 8 or 12 bytes per element of q, as cuDNN 9.19 and 9.26 say for
+// sm_80, sm_90 and sm_100 (tests/cudnn), and a little. It gets no more than the MLP's activations leave, which are gone
+// by then: so it never raises the peak, and where that is too little, llmplan's own kernels do the work.
+inline std::int64_t library_workspace(const Shapes& s) {
+  const std::int64_t e = size_of(s.dtype), queries = s.rows * s.attn;
+  if (e != 2 || s.documents || (s.head_dim != 64 && s.head_dim != 96 && s.head_dim != 128)) return 0;
+  const std::int64_t wanted = queries * (s.heads > s.kv_heads ? 12 : 8) + (64 << 10);
+  // gate, up, act and their norm's output are gone; dout, dqkv and delta are there.
+  const std::int64_t left = s.rows * (2 * s.ffn * e + s.ffn * (s.fp8 ? 1 : e) - (s.attn + s.qkv) * e - s.heads * 4) +
+                            s.split_rows * s.hidden * e;
+  return std::max<std::int64_t>(0, std::min(wanted, left)) / 256 * 256;
 }
 
 inline Shapes shapes_of(const ModelConfig& m, const Cluster& c, const Workload& w, const Strategy& st) {
@@ -80,6 +95,7 @@ inline Shapes shapes_of(const ModelConfig& m, const Cluster& c, const Workload& 
   s.eps = m.rms_norm_eps;
   s.divisor = w.global_batch * s.seq;
   s.scale_window = w.optimizer.loss_scale_window;
+  s.library_workspace = c.device.cpu ? 0 : library_workspace(s);
   return s;
 }
 
@@ -190,7 +206,7 @@ void layer_backward(const Shapes& s, bool accumulate, bool recomputed, F&& emit)
   if (s.fp8) emit(Quantize{s.rows, s.attn, false, true, s.dtype, DType::fp8_e4m3});
   layer_linear_dw(s, s.rows, s.hidden, s.attn, accumulate, emit);
   layer_linear_dx(s, s.rows, s.hidden, s.attn, emit);
-  emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
+  emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents, s.library_workspace});
   emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
   quantize_gradient(s.qkv);
   column_parallel_grad(s.qkv);

@@ -125,10 +125,12 @@ struct Attention {
   bool operator==(const Attention&) const = default;
 };
 //   reads: qkv, out, lse, dout[batch·seq,heads·head_dim], starts if documents
-//   writes: dqkv (as qkv), delta[batch,heads,seq] fp32 scratch: Σ_d dout·out
+//   writes: dqkv (as qkv), delta[batch,heads,seq] fp32 scratch: Σ_d dout·out; if workspace > 0, scratch of as many
+//   bytes that a library's kernels may use (see library_workspace in block.h)
 struct AttentionGrad {
   std::int64_t batch, seq, heads, kv_heads, head_dim; bool causal; DType dtype;
   bool documents = false;
+  std::int64_t workspace = 0;
   bool operator==(const AttentionGrad&) const = default;
 };
 

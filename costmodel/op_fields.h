@@ -84,7 +84,7 @@ struct OpFields<AttentionGrad> {
                       LLMPLAN_FIELD(AttentionGrad, heads), LLMPLAN_FIELD(AttentionGrad, kv_heads),
                       LLMPLAN_FIELD(AttentionGrad, head_dim), LLMPLAN_FIELD(AttentionGrad, causal),
                       LLMPLAN_FIELD(AttentionGrad, dtype),
-                      LLMPLAN_FIELD(AttentionGrad, documents));
+                      LLMPLAN_FIELD(AttentionGrad, documents), LLMPLAN_FIELD(AttentionGrad, workspace));
 };
 template <>
 struct OpFields<SwiGlu> {

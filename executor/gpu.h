@@ -33,6 +33,7 @@ class GpuRank {
   virtual Bytes arena() const = 0;    // device bytes that programs use, exactly as laid out
   virtual Bytes reserve() const = 0;  // device bytes beside it: workspace, scratch
   virtual std::string bus() const = 0;  // of its GPU, as GpuInfo's
+  virtual std::string attention() const = 0;  // whose kernels carry it out, and why; empty: the programs have none
   // Contents of buffers, by offset in the arena of `space`.
   virtual void read(Space space, Bytes offset, std::span<std::byte> out) = 0;
   virtual void write(Space space, Bytes offset, std::span<const std::byte> in) = 0;
@@ -61,12 +62,12 @@ struct GpuRankOptions {
 struct GpuApi {
   int version;  // kGpuApi; another one is refused
   std::vector<GpuInfo> (*devices)();     // Error E0511 with the driver's words when there is no usable one
-  std::string (*versions)();             // "driver 13.0, runtime 13.0, cuBLASLt 130100, NCCL 2.28.9"
+  std::string (*versions)();             // "driver 13.0, …, cuBLASLt 130100, NCCL 2.28.9, cuDNN 9.19.0"
   std::string (*nccl_unique_id)();
   std::shared_ptr<GpuPeers> (*make_peers)(int tp, int dp, int pp);
   std::unique_ptr<GpuRank> (*make_rank)(const GpuRankOptions&);
 };
-inline constexpr int kGpuApi = 2;
+inline constexpr int kGpuApi = 3;
 
 struct GpuLibrary {
   const GpuApi* api = nullptr;  // null: not to be had

@@ -15,6 +15,7 @@ class OnGpu : public Rank {
   explicit OnGpu(std::unique_ptr<GpuRank> rank) : rank_(std::move(rank)) {}
   Bytes arena() const override { return rank_->arena(); }
   std::string gpu() const override { return rank_->bus(); }
+  std::string attention() const override { return rank_->attention(); }
   void read(Bytes offset, std::span<std::byte> out) const override { rank_->read(Space::device, offset, out); }
   void write(Bytes offset, std::span<const std::byte> in) override { rank_->write(Space::device, offset, in); }
   Timeline run(const Execution& execution, bool timed) override { return rank_->run(execution, timed); }

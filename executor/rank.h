@@ -24,6 +24,7 @@ class Rank {
   virtual ~Rank() = default;
   virtual Bytes arena() const = 0;  // device bytes that were taken from the system
   virtual Bytes beside() const { return {}; }  // what a process of the rank's own holds now, outside all arenas
+  virtual std::string attention() const { return ""; } // whose kernels carry it out, where there is a choice
   virtual std::string gpu() const { return ""; }       // PCI address of the GPU that it runs on; empty: on cores
   // Contents of the device arena. One thread at a time, unless the bytes are different ones on a CPU.
   virtual void read(Bytes offset, std::span<std::byte> out) const = 0;

@@ -290,6 +290,7 @@ const Lowered& Ranks::programs() const { return body_->train; }
 Bytes Ranks::predicted_arena(int rank) const { return body_->predicted(rank); }
 Bytes Ranks::allocated_arena(int rank) const { return body_->here(rank) ? body_->ranks[static_cast<std::size_t>(rank)]->arena() : Bytes{}; }
 bool Ranks::first() const { return body_->here(0); }
+std::string Ranks::attention() const { return first() ? body_->ranks.front()->attention() : ""; }
 Transport* Ranks::transport() const { return body_->transport; }
 Bytes Ranks::memory() const {
   std::set<std::string> cards;

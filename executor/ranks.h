@@ -49,6 +49,7 @@ class Ranks {
   const Lowered& programs() const;              // of training
   Bytes predicted_arena(int rank) const;        // what the layouts say
   Bytes allocated_arena(int rank) const;        // what was taken from the system
+  std::string attention() const;                // of rank 0: whose kernels, and why; empty where there is no choice
   Bytes memory() const;                         // the most that this process held, and what the ranks' own hold now
 
   void init(std::uint64_t seed);                // random weights

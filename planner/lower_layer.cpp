@@ -115,9 +115,12 @@ void layer_backward(Builder& b, LayerWeights& w, LayerState& l, BufferId gradien
   layer_linear_dx(b, g, w.o, dout);
   const BufferId dqkv = b.activation("dqkv", s.rows * s.qkv);
   const BufferId scratch = b.buffer("attn_delta", s.rows * s.heads, DType::fp32, Category::buffers);
+  const BufferId workspace =
+      s.library_workspace > 0 ? b.buffer("attn_workspace", s.library_workspace / 4, DType::fp32, Category::buffers) : -1;
   const Ref documents = b.all_if(s.documents, starts(b));
-  b.emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents},
-         {b.all(l.qkv), b.all(l.out), b.all(l.lse), b.all(dout), documents}, {b.all(dqkv), b.all(scratch)});
+  b.emit(AttentionGrad{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents, s.library_workspace},
+         {b.all(l.qkv), b.all(l.out), b.all(l.lse), b.all(dout), documents},
+         {b.all(dqkv), b.all(scratch), b.all_if(s.library_workspace > 0, workspace)});
   b.emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents},
          {b.all(b.program.rope_table), documents}, {b.all(dqkv)});
   const Operand dy = operand(b, dqkv, s.qkv, DType::fp8_e5m2, Layout8::both);

@@ -85,6 +85,7 @@ OperandSizes operand_sizes(const Op& op) {
             const Bytes per_query{rows * a.heads * kFp32};
             OperandSizes s{{qkv, out, per_query, out}, {qkv, per_query}, {}};
             if (a.documents) s.reads.push_back({rows * kInt32});
+            if (a.workspace > 0) s.writes.push_back({a.workspace});
             return s;
           },
           [](const SwiGlu& s) -> OperandSizes {

@@ -64,6 +64,7 @@ struct CudaBackend::State {
   Coordinates where;
   GpuCommunicator* communicator;
   const Optimizer& optimizer;
+  const AttentionChoices& attention;
   std::array<std::byte*, 2> base;  // by Space
   std::array<OwnedStream, kStreams> streams;
   std::vector<Segment> host_segments;
@@ -90,9 +91,9 @@ struct CudaBackend::State {
   std::condition_variable changed;
   std::exception_ptr failure;
 
-  State(Device& d, const Coordinates& w, GpuCommunicator* c, const Optimizer& o, const Program& program, std::byte* arena,
-        std::byte* host)
-      : device(d), where(w), communicator(c), optimizer(o), base{arena, host}, host_segments(segments(program, w)),
+  State(Device& d, const Coordinates& w, GpuCommunicator* c, const Optimizer& o, const AttentionChoices& a, const Program& program,
+        std::byte* arena, std::byte* host)
+      : device(d), where(w), communicator(c), optimizer(o), attention(a), base{arena, host}, host_segments(segments(program, w)),
         partial_count(partial_doubles(largest_slice(program))), device_segments(d, host_segments.size()),
         partial(d, static_cast<std::size_t>(partial_count)), scalars(d, 1), host_scalars(d, 1), fork(d, d.make_event(true)) {
     device.transfer(device_segments.get(), host_segments.data(), host_segments.size() * sizeof(Segment));
@@ -185,6 +186,8 @@ struct CudaBackend::State {
       peers().send(*send, reads[0], s);
     } else if (auto* recv = std::get_if<Recv>(&in.op)) {
       peers().recv(*recv, writes[0], s);
+    } else if (attention.by_library.contains(in.op)) {
+      attention.library->run(in.op, reads, writes, s);
     } else {
       LaunchContext here = context;  // streams may be issued by several threads
       here.flat_begin = flat_begin(in);
@@ -275,8 +278,8 @@ struct CudaBackend::State {
 };
 
 CudaBackend::CudaBackend(Device& device, const Coordinates& where, GpuCommunicator* communicator, const Optimizer& optimizer,
-                         const Program& program, std::byte* arena, std::byte* host)
-    : state_(std::make_unique<State>(device, where, communicator, optimizer, program, arena, host)) {}
+                         const AttentionChoices& attention, const Program& program, std::byte* arena, std::byte* host)
+    : state_(std::make_unique<State>(device, where, communicator, optimizer, attention, program, arena, host)) {}
 CudaBackend::~CudaBackend() = default;
 
 Bytes CudaBackend::reserve() const {

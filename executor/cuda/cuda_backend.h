@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "executor/cuda/attention_choice.h"
 #include "executor/cuda/communicator.h"
 #include "executor/cuda/device.h"
 #include "executor/execution.h"
@@ -20,9 +21,10 @@ namespace llmplan::cuda {
 
 class CudaBackend {
  public:
-  // `communicator` may be null for a single rank. `arena` is on the device, `host` pinned.
-  CudaBackend(Device&, const Coordinates&, GpuCommunicator* communicator, const Optimizer&, const Program& program,
-              std::byte* arena, std::byte* host);
+  // `communicator` may be null for a single rank. `arena` is on the device, `host` pinned. Both it and the choices, the
+  // library's among them, outlive the backend.
+  CudaBackend(Device&, const Coordinates&, GpuCommunicator* communicator, const Optimizer&, const AttentionChoices&,
+              const Program& program, std::byte* arena, std::byte* host);
   ~CudaBackend();
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include "executor/cuda/cudnn_attention.h"
 #include "executor/cuda/gemm.h"
 #include "executor/cuda/launch.h"
 #include "executor/cuda/status.h"
@@ -23,7 +24,9 @@ class CudaDevice final : public Device {
 
   void* allocate(std::size_t bytes) override {
     void* at = nullptr;
-    check(cudaMalloc(&at, bytes), "device memory");
+    const cudaError_t status = cudaMalloc(&at, bytes);
+    if (status != cudaSuccess) cudaGetLastError();  // else the next launch would find it
+    check(status, "device memory");
     return at;
   }
   void* allocate_pinned(std::size_t bytes) override {
@@ -88,6 +91,13 @@ class CudaDevice final : public Device {
     launch_rank_sum(type, elements, in, out, s);
   }
 
+  // Shares the products' workspace: both run on the compute stream, one after another.
+  AttentionLibrary* attention_library(std::string& why_not) override {
+    if (!attention_ && why_no_attention_.empty()) attention_ = make_cudnn_attention(device_, workspace_.get(), kGemmWorkspace, why_no_attention_);
+    why_not = why_no_attention_;
+    return attention_.get();
+  }
+
   void tune(const std::vector<Op>& ops) override {
     std::vector<Gemm> products;
     for (const Op& op : ops)
@@ -112,6 +122,8 @@ class CudaDevice final : public Device {
   int device_;
   DeviceArray<std::byte> workspace_;
   Gemms gemms_;
+  std::unique_ptr<AttentionLibrary> attention_;  // made when it is first asked for
+  std::string why_no_attention_;
 };
 
 }  // namespace

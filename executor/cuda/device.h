@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "costmodel/op.h"
+#include "executor/cuda/attention_library.h"
 #include "executor/cuda/launch_context.h"
 
 struct CUstream_st;  // cudaStream_t, cudaEvent_t and cudaGraphExec_t point to these
@@ -63,7 +64,10 @@ class Device {
   // out = Σ over ranks in rank order; `out` may be one of the inputs.
   virtual void rank_sum(DType, std::int64_t elements, std::span<const std::byte* const> in, std::byte* out, StreamHandle) = 0;
 
-  // Chooses how these will be carried out; may time them, which takes device memory until it returns.
+  // Another implementation of attention, for this view alone; null, with the reason, where there is none.
+  virtual AttentionLibrary* attention_library(std::string& why_not) = 0;
+
+  // Chooses how matrix products will be carried out; may time them, which takes device memory until it returns.
   virtual void tune(const std::vector<Op>&) = 0;
 
   // Between the two, work of the stream, and of streams that wait for it, is recorded and not run.

@@ -1,8 +1,10 @@
 #include "executor/cuda/device_rank.h"
 
+#include <cstdlib>
 #include <unordered_set>
 
 #include "costmodel/error.h"
+#include "executor/cuda/attention_choice.h"
 #include "executor/cuda/cuda_backend.h"
 #include "executor/cuda/shared_gpu.h"
 
@@ -24,14 +26,15 @@ std::vector<Op> shapes(const std::vector<const Program*>& programs) {
 class DeviceRank final : public GpuRank {
  public:
   DeviceRank(std::unique_ptr<Device> device, std::unique_ptr<GpuCommunicator> peers, const GpuRankOptions& o)
-      : device_(tuned(std::move(device), o)), peers_(std::move(peers)), size_(o.device_arena),
+      : device_(tuned(std::move(device), o)), attention_(chosen(*device_, o)), peers_(std::move(peers)), size_(o.device_arena),
         arena_(*device_, count(o.device_arena)), host_(*device_, count(o.host_arena)),
-        backend_(*device_, o.where, peers_.get(), *o.optimizer, *o.programs.front(), arena_.get(), host_.get()) {
+        backend_(*device_, o.where, peers_.get(), *o.optimizer, attention_, *o.programs.front(), arena_.get(), host_.get()) {
     device_->fill(arena_.get(), 0xff, count(size_));  // NaN: what nobody wrote shows
   }
 
   Bytes arena() const override { return size_; }
   std::string bus() const override { return device_->bus(); }
+  std::string attention() const override { return text(attention_); }
   Bytes reserve() const override { return device_->reserve() + backend_.reserve(); }
   void read(Space space, Bytes offset, std::span<std::byte> out) override {
     device_->bind();
@@ -53,15 +56,22 @@ class DeviceRank final : public GpuRank {
   void cancel() noexcept override { backend_.cancel(); }
 
  private:
-  // Before the arena is taken, because timing algorithms needs memory for their operands.
+  // Both before the arena is taken, because timing algorithms needs memory for their operands.
   static std::unique_ptr<Device> tuned(std::unique_ptr<Device> device, const GpuRankOptions& o) {
     device->bind();
     device->tune(shapes(o.programs));
     return device;
   }
+  static AttentionChoices chosen(Device& device, const GpuRankOptions& o) {
+    const AttentionPolicy policy = attention_policy(std::getenv("LLMPLAN_ATTENTION"));
+    std::string why_none;
+    AttentionLibrary* library = policy == AttentionPolicy::own ? nullptr : device.attention_library(why_none);
+    return choose_attention(device, library, why_none, shapes(o.programs), policy, attention_file(library));
+  }
   std::byte* at(Space space, Bytes offset) const { return (space == Space::device ? arena_.get() : host_.get()) + offset.value; }
 
   std::unique_ptr<Device> device_;
+  AttentionChoices attention_;
   std::unique_ptr<GpuCommunicator> peers_;
   Bytes size_;
   DeviceArray<std::byte> arena_;

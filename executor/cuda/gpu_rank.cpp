@@ -6,6 +6,7 @@
 
 #include "executor/cuda/communicator.h"
 #include "executor/cuda/cuda_device.h"
+#include "executor/cuda/cudnn_attention.h"
 #include "executor/cuda/device_rank.h"
 #include "executor/cuda/shared_gpu.h"
 #include "executor/cuda/status.h"
@@ -47,7 +48,7 @@ std::string versions() {
   cudaDriverGetVersion(&driver);  // 0 when there is none
   check(cudaRuntimeGetVersion(&runtime), "runtime");
   return (driver ? "driver " + dotted(driver) : "no driver") + ", runtime " + dotted(runtime) + ", cuBLASLt " +
-         std::to_string(cublasLtGetVersion()) + ", NCCL " + nccl_version();
+         std::to_string(cublasLtGetVersion()) + ", NCCL " + nccl_version() + ", " + cudnn_version();
 }
 
 std::shared_ptr<GpuPeers> make_peers(int tp, int dp, int pp) { return std::make_shared<SharedGpu>(tp, dp, pp); }

@@ -45,6 +45,7 @@ nlohmann::json measure(const Plan& plan, std::int64_t steps) {
           {"arena", ranks.allocated_arena(0).value},
           {"predicted_arena", ranks.predicted_arena(0).value},
           {"micro_batch", plan.strategy.micro_batch},
+          {"attention", ranks.attention()},
           {"losses", losses}};
 }
 

@@ -17,6 +17,7 @@
 #include "executor/cuda/emulate.h"
 #include "executor/cuda/gemm_call.h"
 #include "executor/cuda/shared_gpu.h"
+#include "tests/executor/made_up_attention.h"
 
 namespace llmplan::cuda::test {
 namespace {
@@ -192,7 +193,10 @@ namespace {
 
 class EmulatedDevice final : public Device {
  public:
-  explicit EmulatedDevice(std::shared_ptr<EmulatedCard> card) : card_(std::move(card)) {}
+  explicit EmulatedDevice(std::shared_ptr<EmulatedCard> card) : card_(std::move(card)) {
+    if (Offer::current())
+      attention_ = make_library(*Offer::current(), [this](StreamHandle s, std::function<void()> body) { enqueue("attention", s, std::move(body)); });
+  }
 
   void bind() override {}
   std::string bus() const override { return "emulated"; }
@@ -257,6 +261,10 @@ class EmulatedDevice final : public Device {
     counted("sum");
     dispatch_rank_sum(type, elements, in, out, Enqueue{this, s});
   }
+  AttentionLibrary* attention_library(std::string& why_not) override {
+    if (!attention_) why_not = "an emulated card has no library";
+    return attention_.get();
+  }
   void tune(const std::vector<Op>&) override {}
 
   void begin_capture(StreamHandle s) override {
@@ -317,6 +325,7 @@ class EmulatedDevice final : public Device {
   }
 
   std::shared_ptr<EmulatedCard> card_;
+  std::unique_ptr<AttentionLibrary> attention_;
   std::unique_ptr<Capture> capture_;
   unsigned graphs_ = 1;
 };

@@ -23,7 +23,8 @@ class EmulatedMachine {
   ~EmulatedMachine();
   EmulatedMachine(const EmulatedMachine&) = delete;
   EmulatedMachine& operator=(const EmulatedMachine&) = delete;
-  // What was enqueued since the start, by kind: "kernel", "product", "copy", "sum", "graph".
+  // What was enqueued since the start, by kind: "kernel", "attention" (of a library),
+  // "product", "copy", "sum", "graph".
   std::int64_t count(const std::string& kind) const;
 
  private:

@@ -69,3 +69,19 @@ TEST_CASE("gpu-check goes on after a part that fails, and counts tests that did 
                            "no test ran", "tables of this machine"})
     CHECK_MESSAGE(record.out.find(text) != std::string::npos, text, " in ", record.out);
 }
+
+TEST_CASE("gpu-check puts the table of attention's kernels in front of the parts") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("attention", kDriver + kCompilers +
+      "mkdir -p build/tests\n"
+      "printf '#!/bin/sh\\necho \"| llama, forward | 1.0 |\"\\necho \"test cases: 2 | 2 passed\"\\n' >build/tests/test_gpu; chmod +x build/tests/test_gpu\n");
+  const ShellResult r = sh("PATH=\"$PWD/bin\" python3 \"$SOURCE/tools/gpu-check\" --only attention --build \"$PWD/build\" --out \"$PWD/record\"", dir);
+  CHECK(r.exit == 0);
+  const ShellResult record = sh("cat record/*-NVIDIA-H200.md", dir);
+  const auto table = record.out.find("| llama, forward | 1.0 |"), parts = record.out.find("| part | result |");
+  CHECK(table < parts);
+  CHECK(parts < record.out.find("| attention: llmplan's kernels beside cuDNN's | passed"));
+}
