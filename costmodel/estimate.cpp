@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <optional>
 #include <limits>
 #include <span>
 #include <tuple>
@@ -26,20 +27,37 @@ struct LayerCost {
   double norm = 0;  // seconds of the last backward pass behind the gradient of its last matrix
 };
 
-LayerCost price_layer(const Shapes& s, const Strategy& st, const Pricer& price, bool recomputed, bool accumulates) {
+// The op as the first micro-batch has it, if later ones add to what it writes: in a layer's backward pass that is a
+// parameter's gradient.
+std::optional<Op> writing(const Op& op) {
+  if (const auto* gemm = std::get_if<Gemm>(&op); gemm && gemm->accumulate) {
+    Gemm first = *gemm;
+    first.accumulate = false;
+    return first;
+  }
+  if (const auto* norm = std::get_if<RmsNormGrad>(&op); norm && norm->accumulate) {
+    RmsNormGrad first = *norm;
+    first.accumulate = false;
+    return first;
+  }
+  return {};
+}
+
+LayerCost price_layer(const Shapes& s, const Pricer& price, bool recomputed, bool accumulates) {
   LayerCost l;
   block::layer_forward(s, false, [&](const Op& op) { price(l.forward, op); });
   if (recomputed) block::layer_recompute(s, [&](const Op& op) { price(l.recompute, op); });
-  const auto backward = [&](Cost& sum, bool accumulate) {
-    block::layer_backward(s, accumulate, recomputed, [&](const Op& op) {
-      const double before = sum.total();
-      price(sum, op);
-      l.norm = sum.total() - before;  // of the last op
-    });
-  };
-  backward(l.backward_first, false);
-  if (accumulates) backward(l.backward, true);
-  (void)st;
+  // Once for both backward passes: what they share is most of a search's time.
+  block::layer_backward(s, accumulates, recomputed, [&](const Op& op) {
+    if (std::holds_alternative<Collective>(op)) {
+      price(l.backward, op), price(l.backward_first, op);
+      return;
+    }
+    l.norm = price.seconds(op);  // of the last op
+    l.backward.compute += l.norm;
+    const std::optional<Op> first = writing(op);
+    l.backward_first.compute += first ? price.seconds(*first) : l.norm;
+  });
   return l;
 }
 
@@ -103,8 +121,8 @@ class ProgramEstimate {
       most_kept = std::max(most_kept, n - again);
     }
     LayerCost kept, again;
-    if (most_kept > 0) kept = price_layer(shapes_, st, price_, false, more);
-    if (full && most_again > 0) again = price_layer(shapes_, st, price_, true, more);
+    if (most_kept > 0) kept = price_layer(shapes_, price_, false, more);
+    if (full && most_again > 0) again = price_layer(shapes_, price_, true, more);
     // The first layer of a stage has nothing to add to its input.
     Cost first_norm, other_norm;
     price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype, shapes_.fp8});
