@@ -154,8 +154,10 @@ TEST_SUITE("cuDNN, for described cards" * doctest::skip(no_cudnn())) {
       const AttentionGrad op = backward_of("llama-3.2-1b", 1, 4096, &card == kCards ? DType::fp16 : DType::bf16);
       INFO(card.name);
       std::int64_t least = 0;
-      AttentionGraph forward = attention_graph(*cudnn(), forward_of(op));
-      CHECK(fitting_plan(*cudnn(), forward.graph, target, kForwardWorkspace, least));
+      if (card.version == 900) {  // one of each kind: a plan takes a second of compilation
+        AttentionGraph forward = attention_graph(*cudnn(), forward_of(op));
+        CHECK(fitting_plan(*cudnn(), forward.graph, target, kForwardWorkspace, least));
+      }
       AttentionGradGraph backward = attention_grad_graph(*cudnn(), op, false);
       CHECK(fitting_plan(*cudnn(), backward.graph, target, op.workspace - sum_bytes(op), least));
       if (same_bits_wish(*cudnn(), target).engine >= 0) {

@@ -65,17 +65,17 @@ TEST_SUITE("the choice between attention kernels") {
     };
     for (Fault fault : {Fault::scale, Fault::mask, Fault::one_vector}) refused(fault, "is off by", kForward);
     for (Fault fault : {Fault::nan, Fault::unwritten}) refused(fault, "not finite", kForward);
-    for (Fault fault : {Fault::scale, Fault::one_vector}) refused(fault, "is off by", kBackward);
+    refused(Fault::one_vector, "is off by", kBackward);
     refused(Fault::nan, "not finite", kBackward, AttentionPolicy::library);  // even where it is asked for
   }
 
   TEST_CASE("one that gives other bits each time is used only where any order of sums is accepted") {
     MadeUpAttention what;
     what.fault = Fault::other_bits;
-    const AttentionChoices c = choose(what, {kBackward});
+    const AttentionChoices c = choose(what, {kForward});
     CHECK_FALSE(c.all[0].library);
     CHECK(contains(c.all[0].why, "LLMPLAN_ATTENTION=fast"));
-    CHECK(choose(what, {kBackward}, AttentionPolicy::fast).all[0].library);
+    CHECK(choose(what, {kForward}, AttentionPolicy::fast).all[0].library);
   }
 
   TEST_CASE("one that is slower is used only where it is asked for") {
@@ -131,6 +131,14 @@ TEST_SUITE("the choice between attention kernels") {
     std::ofstream(file) << "{ not";
     choose(third, {kForward}, AttentionPolicy::same_bits, file);
     CHECK(third.runs > 0);
+    const MadeUpAttention fourth;
+    std::string written;
+    std::getline(std::ifstream(file), written, '\0');
+    const auto verdict = written.find("true");
+    REQUIRE(verdict != std::string::npos);
+    std::ofstream(file) << written.replace(verdict, 4, "7");
+    choose(fourth, {kForward}, AttentionPolicy::same_bits, file);
+    CHECK(fourth.runs > 0);
     MadeUpAttention wrong;
     wrong.fault = Fault::nan;
     choose(wrong, {kForward}, AttentionPolicy::same_bits, bad);
@@ -165,7 +173,7 @@ TEST_SUITE("programs whose attention a library carries out") {
     p.model.num_key_value_heads = 2;
     p.model.head_dim = 64;
     p.model.num_hidden_layers = 1;
-    p.model.intermediate_size = 1024;  // leaves a workspace
+    p.model.intermediate_size = 256;  // leaves a workspace
     p.workload.seq = 128;
     p.model.max_position_embeddings = 128;
     p.workload.global_batch = 2;
@@ -175,7 +183,7 @@ TEST_SUITE("programs whose attention a library carries out") {
 
   TEST_CASE("one rank, and two that share the card, learn what the CPU learns, in the arena that was predicted") {
     const Scratch scratch;
-    const CacheIn cache(scratch);  // both ranks that share a card find the verdict of the first
+    const CacheIn cache(scratch);
     Strategy two;
     two.tp = 2;
     for (const Strategy& s : {Strategy{}, two}) {
@@ -184,11 +192,17 @@ TEST_SUITE("programs whose attention a library carries out") {
       predict(plan);
       MadeUpAttention right;
       right.identity = "made-up";
+      // The verdict of an earlier run, which tried less often; ranks find it where they look for it.
+      std::vector<Op> ops;
+      for (const Instr& in : build(plan).programs[0].instrs) ops.push_back(in.op);
+      choose(right, ops, AttentionPolicy::same_bits, scratch / "llmplan/attention-made-up.json");
+      const int tried = right.runs;
       const Offer offer(right);
       EmulatedMachine machine;
       Ranks ranks(plan);
       CHECK(contains(ranks.attention(), "forward a made-up library"));
       CHECK(contains(ranks.attention(), "backward a made-up library"));
+      CHECK(right.runs == tried);
       CHECK(ranks.allocated_arena(0) == plan.prediction.arena);
       const auto before = machine.count("attention");
       ranks.init(plan.workload.seed);

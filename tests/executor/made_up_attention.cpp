@@ -98,7 +98,7 @@ void spoil(DType t, std::byte* result, int64_t elements, int64_t head_dim, Fault
     for (int64_t d = 0; d < head_dim; ++d) set(t, result, middle + d, -value(t, result, middle + d) + 0.25f);
   if (fault == Fault::nan) set(t, result, middle, NAN);
   if (fault == Fault::other_bits) result[2 * middle] ^= static_cast<std::byte>(run % 2);
-  if (fault == Fault::slow) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  if (fault == Fault::slow) std::this_thread::sleep_for(std::chrono::milliseconds(150));
 }
 
 class Library final : public AttentionLibrary {
