@@ -28,6 +28,12 @@ DType usual_precision(const Device& d) {
   return d.peak.contains(DType::bf16) || !d.peak.contains(DType::fp16) ? DType::bf16 : DType::fp16;
 }
 
+double slowdown(const std::vector<Contention>& pairs, OpClass work, OpClass beside) {
+  for (const Contention& c : pairs)
+    if (c.work == work && c.beside == beside) return c.slowdown;
+  return 1;
+}
+
 std::size_t part_of(const Cluster& c, std::int64_t device) {
   std::int64_t end = 0;
   for (std::size_t i = 0; i < c.parts.size(); ++i)

@@ -23,6 +23,12 @@ struct Curve {
 // `ranks` ranks busy; the time model interpolates for other shapes.
 struct MeasuredOp { Op op; int ranks, threads; Seconds time; bool operator==(const MeasuredOp&) const = default; };
 
+// What `calibrate` measured of ops that run side by side on a GPU: one of this class takes `slowdown` times as long as
+// alone while one of the other class runs beside it.
+struct Contention { OpClass work, beside; double slowdown; bool operator==(const Contention&) const = default; };
+
+double slowdown(const std::vector<Contention>&, OpClass work, OpClass beside);  // 1 for a pair that is not there
+
 struct Device {
   std::string name;
   bool cpu = false;
@@ -43,6 +49,7 @@ struct Device {
   int sms = 0;                              // GPUs: processors that share a GEMM's tiles; 0: not known
   BytesPerSecond host_bandwidth{};          // to host memory, one direction; 0: not known
   std::vector<MeasuredOp> measured;         // empty: not calibrated
+  std::vector<Contention> contention;       // of GPUs; a pair that is not here: as if alone
   double price_per_hour = 0;                // 0: not stated
   bool operator==(const Device&) const = default;
 };

@@ -207,9 +207,20 @@ Bytes bytes_moved(const Op& op) {
   return {n};
 }
 
-bool is_transfer(const Op& op) {
-  return std::holds_alternative<Collective>(op) || std::holds_alternative<Send>(op) ||
-         std::holds_alternative<Recv>(op);
+OpClass class_of(const Op& op) {
+  if (std::holds_alternative<Gemm>(op) || std::holds_alternative<Attention>(op) || std::holds_alternative<AttentionGrad>(op))
+    return OpClass::matrix;
+  if (std::holds_alternative<Collective>(op)) return OpClass::collective;
+  if (std::holds_alternative<Send>(op) || std::holds_alternative<Recv>(op)) return OpClass::transfer;
+  return OpClass::pointwise;
+}
+
+bool is_transfer(const Op& op) { return class_of(op) >= OpClass::collective; }
+
+std::string_view name_of(OpClass c) {
+  constexpr std::string_view names[] = {"matrix", "pointwise", "collective", "transfer"};
+  const auto i = static_cast<std::size_t>(c);
+  return i < std::size(names) ? names[i] : "?";
 }
 
 }  // namespace llmplan

@@ -249,4 +249,9 @@ Flops flops(const Op&);                // multiply-adds count 2; causal attentio
 Bytes bytes_moved(const Op&);          // compulsory traffic: every operand once
 bool is_transfer(const Op&);           // Collective, Send, Recv: needs another rank
 
+// What an op keeps busy: the matrix units, the memory, or a way to other ranks.
+enum class OpClass : std::uint8_t { matrix, pointwise, collective, transfer };
+std::string_view name_of(OpClass);
+OpClass class_of(const Op&);           // matrix: products and attention; transfer: Send, Recv
+
 }  // namespace llmplan

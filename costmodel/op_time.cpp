@@ -82,13 +82,9 @@ Shape shape_of(const Op& op) {
       op);
 }
 
-bool is_matrix_work(const Op& op) {
-  return std::holds_alternative<Gemm>(op) || std::holds_alternative<Attention>(op) ||
-         std::holds_alternative<AttentionGrad>(op);
-}
 // What the op's time is proportional to, in FLOPs or bytes.
 double work_of(const Op& op) {
-  return std::max(is_matrix_work(op) ? flops(op).value : static_cast<double>(bytes_moved(op).value), 1.0);
+  return std::max(class_of(op) == OpClass::matrix ? flops(op).value : static_cast<double>(bytes_moved(op).value), 1.0);
 }
 
 // Squared distance of two ops of one kind; a transpose flag costs half a doubling, another element

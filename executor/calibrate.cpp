@@ -11,6 +11,7 @@
 
 #include "costmodel/error.h"
 #include "costmodel/estimate.h"
+#include "executor/calibrate_pairs.h"
 #include "executor/cpu/kernels.h"
 #include "executor/ranks.h"
 #include "executor/statistics.h"
@@ -80,8 +81,8 @@ double robust_mean(const std::vector<double>& values) {
 
 class Times {
  public:
-  // One step's spans on all ranks.
-  void add(const Plan& plan, const Ranks& ranks) {
+  // One step's spans on all ranks, less what ops beside them cost.
+  void add(const Plan& plan, const Ranks& ranks, const std::vector<Contention>& contention) {
     const int64_t per_stage = plan.strategy.tp * plan.strategy.dp, world = ranks.size();
     const Device& device = plan.cluster.device;
     const auto threads = static_cast<int>(std::max<int64_t>(1, device.cores / world));
@@ -92,7 +93,7 @@ class Times {
       for (InstrId i = 0; i < static_cast<InstrId>(t.size()); ++i) {
         const Instr& in = p.instrs[i];
         if (std::holds_alternative<Recv>(in.op)) continue;  // its Send says the same
-        const double time = (t[i].finish - t[i].start).value;
+        const double time = seconds_alone(p, t, i, contention);
         if (in.stream == Stream::compute) {
           // Between two ops the interpreter works; between an op and a transfer a rank may wait.
           if (previous >= 0 && in.waits.empty() && !is_transfer(in.op)) gaps_[static_cast<int>(world)].push_back((t[i].start - t[previous].finish).value);
@@ -156,7 +157,7 @@ SampleSource random_tokens(int64_t vocab) {
 class Calibration {
  public:
   Calibration(const Cluster& local, const CalibrationOptions& options) : local_(local), options_(options) {
-    local_.device.measured.clear();
+    local_.device.measured.clear(), local_.device.contention.clear();
     if (local_.device.cpu) local_.device.peak.clear();
   }
 
@@ -164,9 +165,13 @@ class Calibration {
 
  private:
   Device on_gpus() {
+    int pairs = 0;
+    const int64_t n = local_.devices_per_node;
     for (const Sample& sample : samples(kGpuSamples)) {
+      if (pairs < 2 && possible(sample_plan(sample, local_, Spread::dp, n)) && start_part(sample, "side by side"))
+        measure_pairs(local_, sample, options_.stop, pairs_), ++pairs;
       measure(sample, Spread::alone, 1);
-      if (const int64_t n = local_.devices_per_node; n > 1)
+      if (n > 1)
         for (Spread s : {Spread::dp, Spread::tp, Spread::sp, Spread::pp}) measure(sample, s, s == Spread::pp ? 2 : n);
     }
     return device();
@@ -198,16 +203,9 @@ class Calibration {
 
   // A few steps, at least three after the first, which pays for page faults and threads that start.
   void measure(const Sample& sample, Spread spread, int64_t ranks) {
-    const Plan plan = sample_plan(sample, local_, spread, ranks);
-    if (!why_not_lowerable(plan).empty() || !fits(plan)) return;
     constexpr const char* names[] = {"alone", "dp", "tp", "tp with sp", "pp"};
-    check_stop();
-    const double spent = seconds_since(start_);
-    if (spent > options_.seconds) return;
-    if (options_.progress)
-      options_.progress(fmt::format("hidden {} vocab {} tokens {}x{} {}", sample.hidden, sample.vocab, sample.micro_batch,
-                                    sample.seq, names[static_cast<int>(spread)]),
-                        spent / options_.seconds);
+    const Plan plan = sample_plan(sample, local_, spread, ranks);
+    if (!possible(plan) || !start_part(sample, names[static_cast<int>(spread)])) return;
     Ranks ranks_of_plan(plan);
     ranks_of_plan.init(1);
     const SampleSource samples = random_tokens(sample.vocab);
@@ -216,16 +214,25 @@ class Calibration {
     for (int64_t step = 1; step <= 4 || (step <= 12 && seconds_since(begin) < kShare); ++step) {
       check_stop();
       ranks_of_plan.step({step, 1e-4}, samples);
-      if (step > 1) times_.add(plan, ranks_of_plan);
+      if (step > 1) times_.add(plan, ranks_of_plan, pairs_.result());
     }
   }
 
-  static std::string why_not_lowerable(const Plan& plan) {
-    return check(plan.model, plan.cluster, plan.workload, plan.strategy).reason;
+  // Says what comes next; false when time is over.
+  bool start_part(const Sample& sample, const char* spread) const {
+    check_stop();
+    const double spent = seconds_since(start_);
+    if (spent > options_.seconds) return false;
+    if (options_.progress)
+      options_.progress(fmt::format("hidden {} vocab {} tokens {}x{} {}", sample.hidden, sample.vocab, sample.micro_batch,
+                                    sample.seq, spread),
+                        spent / options_.seconds);
+    return true;
   }
 
   // A CPU's samples are small; a GPU's are not for every GPU.
-  static bool fits(const Plan& plan) {
+  static bool possible(const Plan& plan) {
+    if (!check(plan.model, plan.cluster, plan.workload, plan.strategy).constraint.empty()) return false;
     if (plan.cluster.device.cpu) return true;
     Bytes most{};
     for (const Layout& l : build(plan, Purpose::train).layouts) most = std::max(most, l.device_arena);
@@ -239,6 +246,7 @@ class Calibration {
 
   Device device() const {
     Device d = local_.device;
+    d.contention = pairs_.result();
     d.measured = times_.result(d.cpu);
     if (!d.cpu) {
       // Peak and bandwidth stay what the profile says: MFU's denominators. What was measured speaks through `measured`.
@@ -264,6 +272,7 @@ class Calibration {
   const CalibrationOptions& options_;
   Clock::time_point start_ = Clock::now();
   Times times_;
+  PairTimes pairs_;
 };
 
 }  // namespace

@@ -62,6 +62,12 @@ template <> struct Fields<ModelConfig> {
       Field{"v_head_dim", &T::v_head_dim}, Field{"num_nextn_predict_layers", &T::num_nextn_predict_layers}};
 };
 
+template <> struct Fields<Contention> {
+  using T = Contention;
+  static constexpr const char* name = "contention";
+  static constexpr auto list = std::tuple{Field{"work", &T::work}, Field{"beside", &T::beside}, Field{"slowdown", &T::slowdown}};
+};
+
 template <> struct Fields<Device> {  // bytes, seconds, and both per second
   using T = Device;
   static constexpr const char* name = "device";
@@ -72,7 +78,7 @@ template <> struct Fields<Device> {  // bytes, seconds, and both per second
       Field{"attention_efficiency", &T::attention_efficiency}, Field{"fa2_rate", &T::fa2_rate},
       Field{"memory_efficiency", &T::memory_efficiency},
       Field{"launch", &T::launch}, Field{"sms", &T::sms}, Field{"host_bandwidth", &T::host_bandwidth},
-      Field{"measured", &T::measured}, Field{"price_per_hour", &T::price_per_hour}};
+      Field{"measured", &T::measured}, Field{"contention", &T::contention}, Field{"price_per_hour", &T::price_per_hour}};
 };
 
 template <> struct Fields<Link> {

@@ -131,6 +131,7 @@ void read(const Node& n, const std::string& key, std::vector<MeasuredOp>& ops) {
   }
 }
 
+void read(const Node& n, const std::string& key, std::vector<Contention>& pairs);
 void read(const Node& n, const std::string& key, std::vector<Tier>& tiers);
 void read(const Node& n, const std::string& key, std::vector<Part>& parts);
 
@@ -152,6 +153,12 @@ void read(const Node& n, const std::string& key, T& v) {
     }
     read(required(n, field.key, key), field.key, member);
   });
+}
+
+void read(const Node& n, const std::string& key, std::vector<Contention>& pairs) {
+  require(n, Node::Kind::list, key);
+  pairs.clear();
+  for (const Node& item : n.items) read(item, key, pairs.emplace_back());
 }
 
 void read(const Node& n, const std::string& key, std::vector<Tier>& tiers) {

@@ -60,6 +60,7 @@ Json write(const std::vector<MeasuredOp>& ops) {
   return list;
 }
 
+Json write(const std::vector<Contention>& pairs);
 Json write(const std::vector<Tier>& tiers);
 Json write(const std::vector<Part>& parts);
 
@@ -78,6 +79,12 @@ Json write(const T& v) {
     object[field.key] = write(member);
   });
   return object;
+}
+
+Json write(const std::vector<Contention>& pairs) {
+  Json list = Json::array();
+  for (const Contention& pair : pairs) list.push_back(write(pair));
+  return list;
 }
 
 Json write(const std::vector<Tier>& tiers) {

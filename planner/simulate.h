@@ -16,13 +16,13 @@ using Timeline = std::vector<Span>;  // by InstrId; predicted or measured
 struct TimeModel {
   virtual ~TimeModel() = default;
   virtual Seconds time(const Op&) const = 0;  // alone
-  // Speed (0..1] of an op that shares its machine with `active` (itself included). Default: no contention.
+  // Speed (0..1] of an op that shares its machine with `active` (itself, this very object, included). Default: no contention.
   virtual double speed(const Op&, const std::vector<const Op*>& active) const { (void)active; return 1; }
   // What shares a machine: the streams of one stage, or those of all stages.
   virtual bool one_machine() const { return false; }
 };
-// Prices ops with op_time and transfer_time of the plan's cluster. On CPUs whose cores are fewer than
-// the ranks, concurrent compute ops share them.
+// Prices ops with op_time and transfer_time of the plan's cluster. On GPUs an op slows down beside others as
+// `calibrate` measured it, if it did; on CPUs whose cores are fewer than the ranks, concurrent ops share them.
 std::unique_ptr<TimeModel> time_model(const Plan&);
 
 struct Simulation {

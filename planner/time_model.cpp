@@ -1,5 +1,6 @@
 // The cost model as the simulator's clock.
 #include <algorithm>
+#include <array>
 #include <unordered_map>
 
 #include "costmodel/error.h"
@@ -12,12 +13,23 @@ namespace {
 // A program has 10^5 instructions but some 100 different ops.
 class DeviceTimes : public TimeModel {
  public:
-  explicit DeviceTimes(const Plan& plan) : cluster_(plan.cluster), strategy_(plan.strategy) {}
+  explicit DeviceTimes(const Plan& plan) : cluster_(plan.cluster), strategy_(plan.strategy) {
+    for (std::size_t work = 0; work < slowdown_.size(); ++work)
+      for (std::size_t beside = 0; beside < slowdown_.size(); ++beside)
+        slowdown_[work][beside] = slowdown(cluster_.device.contention, static_cast<OpClass>(work), static_cast<OpClass>(beside));
+  }
 
   Seconds time(const Op& op) const override {
     const auto [at, added] = memo_.try_emplace(op);
     if (added) at->second = is_transfer(op) ? transfer_time(op, cluster_, strategy_) : alone(op);
     return at->second;
+  }
+  // Each op beside it takes its own part of what the device has.
+  double speed(const Op& op, const std::vector<const Op*>& active) const override {
+    double longer = 1;
+    for (const Op* other : active)
+      if (other != &op) longer *= slowdown_[static_cast<std::size_t>(class_of(op))][static_cast<std::size_t>(class_of(*other))];
+    return 1 / longer;
   }
 
  protected:
@@ -27,6 +39,7 @@ class DeviceTimes : public TimeModel {
 
  private:
   mutable std::unordered_map<Op, Seconds, OpHash> memo_;
+  std::array<std::array<double, 4>, 4> slowdown_;  // by OpClass: of what, beside what
 };
 
 // All ranks share the cores of one machine. An op is priced as if its rank had `threads_` cores to itself;

@@ -138,6 +138,35 @@ std::vector<MeasuredOp> read_measured(const Node& list) {
   return out;
 }
 
+std::string to_yaml(const std::vector<Contention>& pairs) {
+  if (pairs.empty()) return "";
+  std::string out = "contention:\n";
+  for (const Contention& c : pairs)
+    out += fmt::format("  - {{work: {}, beside: {}, slowdown: {}}}\n", name_of(c.work), name_of(c.beside), c.slowdown);
+  return out;
+}
+
+std::vector<Contention> read_contention(const Node& list) {
+  require(list, Node::Kind::list, "contention");
+  std::vector<Contention> out;
+  for (const Node& item : list.items) {
+    const char* what = "a pair of ops";
+    require(item, Node::Kind::map, what);
+    only_keys(item, {"work", "beside", "slowdown"}, what);
+    Contention c{read_name(required(item, "work", what), "work", OpClass::transfer),
+                 read_name(required(item, "beside", what), "beside", OpClass::transfer), 1};
+    const Node& slowdown = required(item, "slowdown", what);
+    c.slowdown = read_number(slowdown, "slowdown");
+    if (!(c.slowdown >= 1))
+      fail(slowdown, "E0109", fmt::format("slowdown is {}", c.slowdown), "nothing runs faster beside something else: at least 1");
+    for (const Contention& other : out)
+      if (other.work == c.work && other.beside == c.beside)
+        fail(item, "E0109", fmt::format("{} beside {} is there twice", name_of(c.work), name_of(c.beside)), "keep one of them");
+    out.push_back(c);
+  }
+  return out;
+}
+
 std::string calibration_path() {
   namespace fs = std::filesystem;
   if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
@@ -151,7 +180,7 @@ std::string calibration_to_yaml(const Device& device) {
   return "# Measured by llmplan calibrate; `--cluster local` uses it. Delete it to go back to the "
          "defaults.\n"
          "source: measured on this machine by llmplan calibrate\n" +
-         to_yaml(device) + to_yaml(device.measured);
+         to_yaml(device) + to_yaml(device.contention) + to_yaml(device.measured);
 }
 
 }  // namespace llmplan

@@ -12,5 +12,7 @@ namespace llmplan {
 std::string to_yaml(
     const std::vector<MeasuredOp>&);  // "measured:\n  - {…}\n…", empty if there is none
 std::vector<MeasuredOp> read_measured(const Node& list);
+std::string to_yaml(const std::vector<Contention>&);  // "contention:\n  - {…}\n…", empty if there is none
+std::vector<Contention> read_contention(const Node& list);
 
 }  // namespace llmplan

@@ -106,10 +106,12 @@ std::vector<Tier> read_tiers(const Node& n, std::int64_t devices_per_node, bool 
 
 DeviceFile read_device_file(const Node& root) {
   DeviceFile out;
-  out.cluster.device = read_device_fields(root, {"title", "node", "measured"}, false);
+  out.cluster.device = read_device_fields(root, {"title", "node", "measured", "contention"}, false);
   Cluster& c = out.cluster;
   if (const Node* m = root.find("measured"); m && m->kind != Node::Kind::null)
     c.device.measured = read_measured(*m);
+  if (const Node* pairs = root.find("contention"); pairs && pairs->kind != Node::Kind::null)
+    c.device.contention = read_contention(*pairs);
   if (const Node* node = root.find("node"); node && node->kind != Node::Kind::null) {
     require(*node, Node::Kind::map, "node");
     only_keys(*node, {"devices", "intra", "inter", "tiers", "source"}, "node");

@@ -97,6 +97,7 @@ TEST_CASE("the file holds every field of the structs that make up a plan") {
   CHECK(complete<RopeScaling>);
   CHECK(complete<ModelConfig>);
   CHECK(complete<Device>);
+  CHECK(complete<Contention>);
   CHECK(complete<Link>);
   CHECK(complete<Cluster>);
   CHECK(complete<Optimizer>);

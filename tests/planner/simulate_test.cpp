@@ -2,10 +2,12 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <limits>
 #include <optional>
 
 #include "costmodel/error.h"
+#include "costmodel/profiles/profiles.h"
 #include "planner/build.h"
 #include "planner/overlap.h"
 #include "planner/schedule.h"
@@ -275,4 +277,78 @@ TEST_CASE("an operation without a finite time is refused, not waited for") {
   Strategy s;
   s.pp = 2;  // a stage ends in an Add
   CHECK_THROWS_AS(simulate(build(tiny_plan(s, 4)).programs, Never{}), Error);
+}
+
+namespace {
+
+Device contended(double product_beside_sum, double sum_beside_product) {
+  Device d = read_device("h100-80g-sxm");
+  d.contention = {{OpClass::matrix, OpClass::collective, product_beside_sum}, {OpClass::collective, OpClass::matrix, sum_beside_product},
+                  {OpClass::pointwise, OpClass::collective, product_beside_sum}, {OpClass::matrix, OpClass::transfer, product_beside_sum}};
+  return d;
+}
+
+// Two queues that never wait for each other, advanced from one end of an op to the next.
+double last_end(std::vector<double> first, std::vector<double> second, double slow_first, double slow_second) {
+  double now = 0;
+  std::size_t i = 0, j = 0;
+  while (i < first.size() || j < second.size()) {
+    const bool both = i < first.size() && j < second.size();
+    const double f = both ? slow_first : 1, g = both ? slow_second : 1;
+    const double until_first = i < first.size() ? first[i] * f : INFINITY, until_second = j < second.size() ? second[j] * g : INFINITY;
+    const double step = std::min(until_first, until_second);
+    now += step;
+    if (i < first.size()) first[i] = until_first == step ? 0 : first[i] - step / f;
+    if (j < second.size()) second[j] = until_second == step ? 0 : second[j] - step / g;
+    if (i < first.size() && first[i] == 0) ++i;
+    if (j < second.size() && second[j] == 0) ++j;
+  }
+  return now;
+}
+
+}  // namespace
+
+TEST_CASE("a factor of 1 between ops side by side leaves every instant of a step where it was") {
+  Strategy s;
+  s.dp = s.pp = s.tp = 2;
+  Plan plan = tiny_plan(s, 4);
+  plan.cluster = read_cluster("8xh100-80g-sxm");
+  const Lowered lowered = build(plan);
+  const Simulation before = simulate(lowered.programs, *time_model(plan));
+  plan.cluster.device = contended(1, 1);
+  const Simulation after = simulate(lowered.programs, *time_model(plan));
+  CHECK(before.step == after.step);
+  for (std::size_t i = 0; i < before.stages.size(); ++i)
+    for (std::size_t k = 0; k < before.stages[i].size(); ++k) {
+      CHECK(before.stages[i][k].start == after.stages[i][k].start);
+      CHECK(before.stages[i][k].finish == after.stages[i][k].finish);
+    }
+  plan.cluster.device = contended(1.5, 1.5);
+  CHECK(simulate(lowered.programs, *time_model(plan)).step > before.step);
+}
+
+TEST_CASE("products slow down for exactly as long as a collective runs beside them, and the other way round") {
+  Plan plan;
+  plan.strategy.dp = 8;
+  plan.cluster = read_cluster("8xh100-80g-sxm");
+  for (const auto& [f, g] : {std::pair{1.0, 1.0}, {1.25, 1.0}, {1.0, 1.75}, {1.5, 2.0}, {3.0, 1.125}}) {
+    plan.cluster.device = contended(f, g);
+    const auto model = time_model(plan);
+    for (int products = 1; products < 5; ++products)
+      for (int sums = 0; sums < 4; ++sums) {
+        Program p;
+        std::vector<double> first, second;
+        const auto emit = [&](const Op& op, Stream stream, std::vector<double>& times) {
+          Instr in;
+          in.op = op, in.stream = stream;
+          p.instrs.push_back(in);
+          times.push_back(model->time(op).value);
+        };
+        for (int i = 0; i < products; ++i)
+          emit(Gemm{4096, std::int64_t{4096} << i, 4096, false, true, false, DType::bf16, DType::bf16}, Stream::compute, first);
+        for (int i = 0; i < sums; ++i)
+          emit(Collective{Collective::Kind::all_reduce, Axis::dp, {std::int64_t{48 << 20} * (i + 1)}, DType::fp32}, Stream::comm, second);
+        CHECK(simulate({p}, *model).step.value == doctest::Approx(last_end(first, second, f, g)).epsilon(1e-12));
+      }
+  }
 }

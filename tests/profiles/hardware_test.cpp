@@ -284,6 +284,7 @@ TEST_CASE(
   d.gemm_efficiency = {{{1e6, 0.1}, {3.3e9, 0.7 / 0.9}}};
   d.attention_efficiency = {{{1, 0.5}}};
   d.memory_efficiency = {{{1024, 0.3}, {1e9, 0.9}}};
+  d.contention = {{OpClass::matrix, OpClass::collective, 1 + 1.0 / 7}, {OpClass::transfer, OpClass::pointwise, 1}};
   one_of_each(d.measured);
   for (int k = 0; k <= static_cast<int>(Collective::Kind::all_to_all); ++k)
     d.measured.push_back(
@@ -296,6 +297,20 @@ TEST_CASE(
   const Device back = read_device_file(parse_yaml(text, "calibration.yaml")).cluster.device;
   CHECK(back == d);
   CHECK(calibration_to_yaml(back) == text);
+}
+
+TEST_CASE("a pair of ops that speed each other up, is stated twice, or is of no known class is refused") {
+  const auto code = [](const std::string& pairs) -> std::string {
+    try {
+      read_device_file(parse_yaml("source: here\ncontention:\n" + pairs, "d.yaml"));
+    } catch (const Error& e) { return e.code; }
+    return "";
+  };
+  CHECK(code("  - {work: matrix, beside: collective, slowdown: 1.2}\n") == "");
+  CHECK(code("  - {work: matrix, beside: collective, slowdown: 0.9}\n") == "E0109");
+  CHECK(code("  - {work: matrix, beside: collective, slowdown: 1}\n  - {work: matrix, beside: collective, slowdown: 2}\n") == "E0109");
+  CHECK(code("  - {work: gemm, beside: collective, slowdown: 1}\n") == "E0112");
+  CHECK(code("  - {work: matrix, slowdown: 1}\n") != "");
 }
 
 TEST_CASE("a number without a source is refused wherever it stands") {

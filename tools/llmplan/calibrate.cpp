@@ -42,6 +42,15 @@ std::string best_rates(const Device& device) {
                      device.launch.value * 1e6);
 }
 
+// "matrix work takes 1.12 times as long beside a collective", one line per pair.
+std::string side_by_side(const Device& device) {
+  std::string text;
+  for (const Contention& c : device.contention)
+    text += fmt::format("  side by side: {} work takes {:.2f} times as long beside {}\n", name_of(c.work), c.slowdown,
+                        c.beside >= OpClass::collective ? fmt::format("a {}", name_of(c.beside)) : fmt::format("{} work", name_of(c.beside)));
+  return text;
+}
+
 Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
   if (file.empty()) {
     file = calibration_path();
@@ -64,6 +73,9 @@ Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   write_output(file, calibration_to_yaml(device));
   const auto peak = device.peak.find(DType::fp32);
+  Json pairs = Json::array();
+  for (const Contention& c : device.contention)
+    pairs.push_back({{"work", name_of(c.work)}, {"beside", name_of(c.beside)}, {"slowdown", c.slowdown}});
   if (json) {
     print_document({{"schema", "llmplan.calibrate/1"},
                     {"file", file},
@@ -71,6 +83,7 @@ Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
                     {"ops", device.measured.size()},
                     {"peak_flops", peak == device.peak.end() ? Json(nullptr) : Json(peak->second.value)},
                     {"memory_bandwidth", device.memory_bandwidth.value},
+                    {"contention", pairs},
                     {"seconds", took}});
     return Exit::ok;
   }
@@ -78,7 +91,7 @@ Exit calibrate_here(std::string file, const std::string& seconds, bool json) {
   if (device.cpu && peak != device.peak.end()) std::cout << fmt::format("; best fp32 GEMM {:.1f} GFLOP/s per core", peak->second.value / 1e9);
   if (device.cpu) std::cout << fmt::format("; memory {:.1f} GB/s", device.memory_bandwidth.value / 1e9);
   else std::cout << best_rates(device);
-  std::cout << fmt::format("\nwrote {}\n", file)
+  std::cout << '\n' << side_by_side(device) << fmt::format("wrote {}\n", file)
             << (file == calibration_path() ? "`--cluster local` uses it from now on; plans made before keep their old predictions\n"
                                            : "use it by moving it to " + calibration_path() + "\n");
   return Exit::ok;
