@@ -155,38 +155,46 @@ void reduce_partial(const Shapes& s, F&& emit) {
                   activation(s, s.rows), s.dtype});
 }
 
+// A norm's result for the linears behind it. In fp8 the norm quantises it itself, but under sp, where that is done to all
+// ranks' rows together.
+template <class F>
+void gather_normed(const Shapes& s, bool straight, bool transposed, F&& emit) {
+  gather_rows(s, emit);
+  if (s.fp8 && s.sp) emit(Quantize{s.rows, s.hidden, straight, transposed, s.dtype, DType::fp8_e4m3});
+}
+
 // Norm to MLP activation; `residual` is false for a norm whose input is already summed.
 template <class F>
-void forward_to_activation(const Shapes& s, bool residual, F&& emit) {
-  emit(RmsNorm{s.split_rows, s.hidden, residual, s.eps, s.dtype, s.fp8});
-  gather_rows(s, emit);
+void forward_to_activation(const Shapes& s, bool residual, bool recompute, F&& emit) {
+  emit(RmsNorm{s.split_rows, s.hidden, residual, s.eps, s.dtype, s.fp8 && !s.sp});
+  gather_normed(s, true, recompute, emit);
   layer_linear(s, s.rows, s.qkv, s.hidden, emit);
   emit(Rope{s.rows, s.seq, s.heads, s.kv_heads, s.head_dim, false, s.dtype, s.documents});
   emit(Attention{s.micro_batch, s.seq, s.heads, s.kv_heads, s.head_dim, true, s.dtype, s.documents});
   if (s.fp8) emit(Quantize{s.rows, s.attn, true, false, s.dtype, DType::fp8_e4m3});
   layer_linear(s, s.rows, s.hidden, s.attn, emit);
   reduce_partial(s, emit);
-  emit(RmsNorm{s.split_rows, s.hidden, true, s.eps, s.dtype, s.fp8});
-  gather_rows(s, emit);
+  emit(RmsNorm{s.split_rows, s.hidden, true, s.eps, s.dtype, s.fp8 && !s.sp});
+  gather_normed(s, true, recompute, emit);
   layer_linear(s, s.rows, 2 * s.ffn, s.hidden, emit);
   emit(SwiGlu{s.rows, s.ffn, s.dtype, s.fp8});
 }
 
 template <class F>
 void layer_forward(const Shapes& s, bool first_of_stage, F&& emit) {
-  forward_to_activation(s, !first_of_stage, emit);
+  forward_to_activation(s, !first_of_stage, false, emit);
   layer_linear(s, s.rows, s.hidden, s.ffn, emit);
   reduce_partial(s, emit);
 }
 
 template <class F>
-void layer_recompute(const Shapes& s, F&& emit) { forward_to_activation(s, false, emit); }
+void layer_recompute(const Shapes& s, F&& emit) { forward_to_activation(s, false, true, emit); }
 
 // `recomputed`: the gathered inputs of the column-parallel linears are still there.
 template <class F>
 void layer_backward(const Shapes& s, bool accumulate, bool recomputed, F&& emit) {
   const auto column_parallel_grad = [&](std::int64_t out) {
-    if (!recomputed) gather_rows(s, emit);
+    if (!recomputed) gather_normed(s, false, true, emit);
     layer_linear_dx(s, s.rows, out, s.hidden, emit);
     reduce_partial(s, emit);
     layer_linear_dw(s, s.rows, out, s.hidden, accumulate, emit);

@@ -453,7 +453,6 @@ std::string why_not_lowerable(const ModelConfig& m, const Workload& w, const Str
   if (w.optimizer.kind == OptimizerKind::adamw_lean && w.precision != DType::bf16 && !is_fp8(w.precision))
     return "lean AdamW with weights other than bf16";
   if (m.num_key_value_heads % s.tp != 0) return "key/value heads that tp does not divide";
-  if (is_fp8(w.precision) && s.sp) return "fp8 with sequence parallelism";
   if (is_fp8(w.precision) && (s.micro_batch * sequence_length(m, w) % 16 != 0 || m.hidden_size % 16 != 0 ||
                               m.head_dim * m.num_attention_heads / s.tp % 16 != 0 || m.intermediate_size / s.tp % 16 != 0 ||
                               m.head_dim * m.num_key_value_heads / s.tp % 16 != 0))

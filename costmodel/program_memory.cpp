@@ -12,13 +12,17 @@ int64_t layer_input(const Shapes& s) { return s.split_rows * s.hidden * size_of(
 
 // Two norms keep their input, output and 1/rms; attention its packed q, k, v, its output and the softmax's
 // log-sum; the MLP its gate and up projections and their product.
-// In fp8 three of these are kept quantised and transposed, as the weights' gradients need them: one byte, and a factor.
+// In fp8 three of these are kept quantised and transposed, as the weights' gradients need them: one byte, and a factor;
+// under sp the norms' outputs stay a rank's own rows.
+int64_t normed_per_layer(const Shapes& s) {
+  return s.fp8 && !s.sp ? 2 * (s.rows * s.hidden + (1 + s.rows) * 4) : 2 * layer_input(s);
+}
 int64_t saved_per_layer(const Shapes& s) {
   const int64_t e = size_of(s.dtype);
   if (s.fp8)
-    return 2 * layer_input(s) + 2 * s.rows * s.hidden + 2 * s.split_rows * 4 + s.rows * (s.qkv + s.attn + 2 * s.ffn) * e +
-           s.rows * s.ffn + s.rows * s.heads * 4 + 3 * (1 + s.rows) * 4;
-  return 4 * layer_input(s) + 2 * s.split_rows * 4 + s.rows * (s.qkv + s.attn + 3 * s.ffn) * e + s.rows * s.heads * 4;
+    return 2 * layer_input(s) + normed_per_layer(s) + 2 * s.split_rows * 4 + s.rows * (s.qkv + s.attn + 2 * s.ffn) * e +
+           s.rows * s.ffn + s.rows * s.heads * 4 + (1 + s.rows) * 4;
+  return 2 * layer_input(s) + normed_per_layer(s) + 2 * s.split_rows * 4 + s.rows * (s.qkv + s.attn + 3 * s.ffn) * e + s.rows * s.heads * 4;
 }
 
 // In fp8, what the first of a layer's backward linears have beside what was saved: the down projection's operands
@@ -54,13 +58,14 @@ Memory program_memory(const Shapes& s, const StagePlace& p, const Strategy& st, 
 
   // Moment 1: the oldest micro-batch's last layer starts its backward: its gradient (whole under sp), and the
   // MLP's dact in the place of act; a recomputed layer is there as a whole, gathered inputs included.
-  const int64_t last_recomputed = recomputed == p.layers ? layer - stream + (s.sp ? 2 * whole : 0) : 0;
+  const int64_t gathered = !s.sp ? 0 : s.fp8 ? 2 * (s.rows * s.hidden + (1 + s.rows) * 4) : 2 * whole;
+  const int64_t last_recomputed = recomputed == p.layers ? layer - stream + gathered : 0;
   const int64_t gradient = stream + (s.sp ? whole : 0) + quantized_work(s);
   const int64_t backward = flying * saved + (flying - 1) * final_norm + last_recomputed + gradient;
   // Moment 1b, where only some layers are recomputed: the first of them, once the layers behind it are done.
   const int64_t partly = recomputed > 0 && recomputed < p.layers
                              ? (flying - 1) * (saved + final_norm) + recomputed * stream + layer - stream +
-                                   (s.sp ? 2 * whole : 0) + gradient
+                                   gathered + gradient
                              : 0;
   // Moment 2: the newest micro-batch's head: the normed rows, whole, and one chunk of logits.
   const int64_t chunk = p.last() ? s.head_rows * (s.vocab * e + (s.tp > 1 ? s.tp + 1 : 1) * 3 * 4) : 0;

@@ -27,7 +27,7 @@ Infeasible find_obstacle(const Plan& plan) {
   if (const std::string why = why_not_lowerable(m, plan.workload, plan.strategy); !why.empty())
     return {"strategy", why,
             "programs exist for tp, sp, dp and pp with --schedule 1f1b or gpipe, --zero 0 or 1, --recompute none, full "
-            "or N, --attention flash, --optimizer adamw or (in bf16 and fp8) adamw-lean; fp8 without --sp"};
+            "or N, --attention flash, --optimizer adamw or (in bf16 and fp8) adamw-lean"};
   if (m.num_hidden_layers > std::numeric_limits<decltype(Instr::layer)>::max())
     return {"layers", "a model of " + text(m.num_hidden_layers) + " layers", "programs number up to 32767"};
   if (static_cast<double>(plan.micro_batches()) * static_cast<double>(m.num_hidden_layers) > kMaxLayerPasses)

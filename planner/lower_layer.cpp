@@ -4,15 +4,20 @@
 namespace llmplan::lowering {
 namespace {
 
-// Under sp all rows, of which each tp rank normed some; otherwise what there is.
-Operand gathered(Builder& b, const Operand& own) { return b.shape.sp ? Operand{gather_rows(b, own.x), -1, -1} : own; }
+// Under sp all rows, of which each tp rank normed some; otherwise what there is. In fp8 they are quantised once they are
+// together, so that all ranks agree on the factor without asking each other.
+Operand gathered(Builder& b, const Operand& own, Layout8 layout) {
+  return b.shape.sp ? operand(b, gather_rows(b, own.x), b.shape.hidden, DType::fp8_e4m3, layout) : own;
+}
+// What a forward pass needs of it; recomputation also what the weights' gradients do.
+Layout8 forward_layout(const Builder& b) { return b.phase == Phase::recompute ? Layout8::both : Layout8::straight; }
 
 BufferId starts(Builder& b) { return b.micro_batches[b.micro_batch].starts; }
 
 // From the normed input to the projection that closes the attention block, without it.
 void attention_core(Builder& b, LayerWeights& w, LayerState& l) {
   const Shapes& s = b.shape;
-  l.whole1 = gathered(b, l.xn1);
+  l.whole1 = gathered(b, l.xn1, forward_layout(b));
   l.qkv = b.activation("qkv", s.rows * s.qkv);
   layer_linear(b, l.whole1, w.qkv, l.qkv);
   const Ref documents = b.all_if(s.documents, starts(b));
@@ -27,7 +32,7 @@ void attention_core(Builder& b, LayerWeights& w, LayerState& l) {
 // The same for the MLP.
 void mlp_core(Builder& b, LayerWeights& w, LayerState& l) {
   const Shapes& s = b.shape;
-  l.whole2 = gathered(b, l.xn2);
+  l.whole2 = gathered(b, l.xn2, forward_layout(b));
   l.gate_up = b.activation("gate_up", s.rows * 2 * s.ffn);
   layer_linear(b, l.whole2, w.gate_up, l.gate_up);
   l.act = quantized_result(b, "act", s.rows, s.ffn, DType::fp8_e4m3);
@@ -59,7 +64,7 @@ void forward_to_activation(Builder& b, LayerWeights& w, LayerState& l, Residual&
 // input is needed whole again (Korthikanti et al. 2022, §4.2.2); storing it whole would cost tp times the memory.
 BufferId column_parallel_grad(Builder& b, Weight& w, const Operand& dy, const Operand& whole, const Operand& own) {
   const Shapes& s = b.shape;
-  const Operand x = whole.x >= 0 ? whole : gathered(b, own);
+  const Operand x = whole.x >= 0 ? whole : gathered(b, own, Layout8::transposed);
   const BufferId partial = b.activation("dxn", s.rows * s.hidden);
   layer_linear_dx(b, dy, w, partial);
   const BufferId dx = reduce_partial(b, partial);

@@ -79,7 +79,7 @@ Operand quantized_result(Builder& b, std::string_view what, std::int64_t rows, s
 Normed norm(Builder& b, Residual& r, const Weight& w, bool for_layer) {
   const Shapes& s = b.shape;
   const std::int64_t elements = s.split_rows * s.hidden;
-  const bool quantize = s.fp8 && for_layer, residual = r.delta >= 0;
+  const bool quantize = s.fp8 && !s.sp && for_layer, residual = r.delta >= 0;
   const Operand y = quantize ? quantized_result(b, "xn", s.split_rows, s.hidden, DType::fp8_e4m3)
                              : Operand{b.activation("xn", elements), -1, -1};
   const BufferId rstd = b.buffer("rstd", s.split_rows, DType::fp32);

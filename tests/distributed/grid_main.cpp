@@ -1,6 +1,6 @@
 // The strategy grid over processes that share no memory. `mpirun -n 4 test_distributed` goes over MPI; started alone, it
 // forks four processes that meet over TCP. Rank 0 compares with ranks as threads, to the bit. An argument N goes through
-// every N-th strategy only.
+// every N-th strategy only. Then the narrow precisions, and a step that fp16 must skip on all ranks because one overflowed.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,6 +61,79 @@ Outcome result_of(Ranks& ranks, const Plan& plan) {
   return out;
 }
 
+// Sizes that fp8 takes.
+Plan narrow_plan(DType precision, const Strategy& s) {
+  Plan p = tiny_plan(s);
+  p.model.hidden_size = 64, p.model.head_dim = 8, p.model.intermediate_size = 160;
+  p.workload.seq = 32;
+  p.workload.precision = precision;
+  return p;
+}
+
+// How many of {precision} × {strategy} differ from threads.
+int narrow_differences(Transport& transport) {
+  Strategy tp, pp, dp;
+  tp.tp = 2, tp.dp = 2, tp.sp = true, tp.zero = 1;
+  pp.pp = 2, pp.tp = 2, pp.micro_batch = 2;
+  dp.dp = 2, dp.pp = 2, dp.zero = 1, dp.recompute = Recompute::full;
+  int different = 0;
+  for (const DType precision : {DType::fp16, DType::bf16, DType::fp8_e4m3})
+    for (const Strategy& s : {tp, pp, dp}) {
+      const Plan plan = narrow_plan(precision, s);
+      Ranks distributed(plan, nullptr, transport, transport.rank(), transport.size());
+      const Outcome got = result_of(distributed, plan);
+      if (transport.rank() > 0) continue;
+      Ranks threads(plan);
+      if (got == result_of(threads, plan)) continue;
+      ++different;
+      std::printf("differs: %s %s\n", std::string(name_of(precision)).c_str(), describe(s).c_str());
+    }
+  return different;
+}
+
+// Ranks of the first dp position have no targets, so their gradients are 0 at any loss scale; those of the other overflow
+// at this one. Returns what is wrong on this rank, or nothing.
+std::string overflow_of_one(Transport& transport, const Strategy& s) {
+  Plan plan = narrow_plan(DType::fp16, s);
+  plan.workload.optimizer.loss_scale = 0x1p40;
+  const std::int64_t half = plan.workload.global_batch / 2;
+  const SampleSource samples = [half](std::int64_t i, std::span<std::int32_t> ids, std::span<std::int32_t> targets) {
+    tiny_samples(1, 131, i, ids, targets);
+    if (i < half) std::fill(targets.begin(), targets.end(), -1);
+  };
+  Ranks ranks(plan, nullptr, transport, transport.rank(), transport.size());
+  ranks.init(1);
+  const auto weights = [&] {
+    std::map<std::string, std::vector<float>> all;
+    for (auto& t : ranks.tensors()) all[t.name] = ranks.read(State::weights, t.name);
+    return all;
+  };
+  const auto before = weights();
+  std::string wrong;
+  if (!ranks.step({1, 1e-2}, samples).skipped) wrong = "took a step whose gradients overflowed on another rank";
+  if (ranks.loss_scaling().scale != 0x1p39) wrong = "did not halve the loss scale";
+  if (weights() != before) wrong = "changed weights in a step that was skipped";
+  LossScaling small = ranks.loss_scaling();
+  small.scale = 1024;
+  ranks.set_loss_scaling(small);
+  if (ranks.step({2, 1e-2}, samples).skipped) wrong = "skipped a step without an overflow";
+  if (weights() == before && ranks.first()) wrong = "changed nothing in a step that was taken";
+  return wrong;
+}
+
+int overflow_failures(Transport& transport) {
+  Strategy tp, pp, zero;
+  tp.dp = tp.tp = 2;
+  pp.dp = pp.pp = 2;
+  zero.dp = zero.tp = 2, zero.zero = 1, zero.sp = true;
+  int failures = 0;
+  for (const Strategy& s : {tp, pp, zero}) {
+    const std::string wrong = overflow_of_one(transport, s);
+    if (!wrong.empty()) std::printf("rank %d, %s: %s\n", transport.rank(), describe(s).c_str(), wrong.c_str()), ++failures;
+  }
+  return failures;
+}
+
 int go(Transport& transport, int every) {
   int compared = 0, different = 0, index = 0;
   for (const Strategy& s : grid()) {
@@ -79,9 +152,11 @@ int go(Transport& transport, int every) {
     ++different;
     std::printf("differs: %s\n", describe(s).c_str());
   }
+  different += narrow_differences(transport);
+  const int failures = overflow_failures(transport);
   agree(transport, 0);  // nobody leaves before the last is done
   if (transport.rank() == 0) std::printf("%d strategies over %d processes, %d differ from threads\n", compared, transport.size(), different);
-  return transport.rank() == 0 && (different > 0 || compared < 100 / every) ? 1 : 0;
+  return failures > 0 || (transport.rank() == 0 && (different > 0 || compared < 100 / every)) ? 1 : 0;
 }
 
 int guarded(int every, const std::function<std::unique_ptr<Transport>()>& start) {

@@ -87,6 +87,9 @@ TEST_SUITE("a GPU emulated on the host") {
       packed.workload.documents = true;
       compare(packed, 2e-6);
     }
+    Strategy sp = split[1];
+    sp.sp = true;
+    compare(plan_in(DType::fp8_e4m3, sp), std::ldexp(1, -6));
   }
 
   TEST_CASE("a step whose gradients overflow fp16 changes nothing, and halves the scale, on every rank that shares the card") {
