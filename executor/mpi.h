@@ -15,7 +15,7 @@ struct MpiApi {
   std::unique_ptr<Transport> (*start)();
   std::string (*library)();  // "Open MPI v4.1.4, ..."
 };
-inline constexpr int kMpiApi = 1;
+inline constexpr int kMpiApi = 2;
 
 struct MpiLibrary {
   const MpiApi* api = nullptr;  // null: not to be had

@@ -16,6 +16,7 @@
 #include "costmodel/estimate.h"
 #include "executor/cpu/convert.h"
 #include "executor/crew.h"
+#include "executor/gpu.h"
 #include "executor/init.h"
 #include "executor/local_comm.h"
 #include "executor/nvml.h"
@@ -61,6 +62,8 @@ struct Ranks::Body {
   Plan plan;
   const std::atomic<int>* stop;
   Transport* transport;  // null: all ranks are here
+  Placement placement;
+  int share;             // of them, how many are on this machine, where there is a transport
   Lowered train, eval;
   LocalWorld world;
   std::vector<std::unique_ptr<Rank>> ranks;
@@ -72,8 +75,8 @@ struct Ranks::Body {
 
   struct Elsewhere { Transport* transport = nullptr; int local = 0, share = 1; };
 
-  Body(const Plan& p, const std::atomic<int>* s, Placement placement, const Elsewhere& others)
-      : plan(p), stop(s), transport(others.transport), train(build(p, Purpose::train)), eval(build(p, Purpose::evaluate)),
+  Body(const Plan& p, const std::atomic<int>* s, Placement placed, const Elsewhere& others)
+      : plan(p), stop(s), transport(others.transport), placement(placed), share(others.share), train(build(p, Purpose::train)), eval(build(p, Purpose::evaluate)),
         world(static_cast<int>(p.strategy.tp), static_cast<int>(p.strategy.dp), static_cast<int>(p.strategy.pp)) {
     for (std::size_t i = 0; i < train.programs.size(); ++i)
       require_shared(train.programs[i], train.layouts[i], eval.programs[i], eval.layouts[i]);
@@ -284,6 +287,29 @@ Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop, Placement placement
 Ranks::Ranks(const Plan& plan, const std::atomic<int>* stop, Transport& transport, int local, int share)
     : body_(std::make_unique<Body>(plan, stop, Placement::threads, Body::Elsewhere{&transport, local, share})) {}
 Ranks::~Ranks() = default;
+
+RankSetup Ranks::setup() const {
+  const Body& b = *body_;
+  RankSetup s;
+  s.ranks = size();
+  s.cpu = b.plan.cluster.device.cpu;
+  s.ranks_on_devices = b.transport ? b.share : s.ranks;
+  if (s.cpu) {
+    s.device = cpu_name();
+    s.devices = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    if (s.ranks > 1)
+      s.communicator = b.transport ? b.transport->name() : b.placement == Placement::processes ? "processes" : "threads";
+    return s;
+  }
+  std::set<std::string> cards;
+  for (auto& rank : b.ranks)
+    if (rank) cards.insert(rank->gpu());
+  s.devices = b.transport ? b.share : static_cast<int>(cards.size());  // a process that has one rank has one card
+  if (s.ranks > 1) s.communicator = s.shares_card() ? "shared card" : "nccl";
+  for (const GpuInfo& gpu : gpus())
+    if (cards.contains(gpu.bus)) s.device = gpu.name;
+  return s;
+}
 
 int Ranks::size() const { return body_->world.size(); }
 const Lowered& Ranks::programs() const { return body_->train; }

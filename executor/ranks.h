@@ -10,6 +10,7 @@
 
 #include "executor/backend.h"
 #include "executor/execution.h"
+#include "executor/rank_setup.h"
 #include "executor/safetensors.h"
 #include "planner/build.h"
 #include "planner/plan.h"
@@ -44,6 +45,7 @@ class Ranks {
   Ranks& operator=(const Ranks&) = delete;
 
   int size() const;
+  RankSetup setup() const;
   bool first() const;                           // rank 0 is here: what is read arrives in this process
   Transport* transport() const;                 // null when all ranks are here
   const Lowered& programs() const;              // of training

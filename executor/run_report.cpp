@@ -22,6 +22,16 @@ Prediction prediction(const Json& j) {
           rate(j.at("mfu")), {j.at("arena_bytes").get<std::int64_t>()}, {j.at("peak_memory").get<std::int64_t>()}};
 }
 
+Json placement(const RankSetup& s) {
+  const std::string warning = caution(s);
+  return {{"ranks", s.ranks}, {"communicator", s.communicator}, {"device", s.device}, {"cpu", s.cpu}, {"devices", s.devices},
+          {"ranks_on_devices", s.ranks_on_devices}, {"caution", warning.empty() ? Json(nullptr) : Json(warning)}};
+}
+RankSetup placement(const Json& j) {
+  return {j.at("ranks").get<int>(), j.at("communicator").get<std::string>(), j.at("device").get<std::string>(), j.at("cpu").get<bool>(),
+          j.at("devices").get<int>(), j.at("ranks_on_devices").get<int>()};
+}
+
 }  // namespace
 
 std::string to_json(const RunReport& r) {
@@ -47,6 +57,7 @@ std::string to_json(const RunReport& r) {
                {"memory", {{"ranks", r.ranks}, {"arenas", r.arenas.value}, {"process_peak", r.process_peak.value},
                            {"reserve", r.reserve.value}}},
                {"device", r.device},
+               {"placement", r.setup.device.empty() ? Json(nullptr) : placement(r.setup)},
                {"versions", r.versions},
                {"stopped", r.stopped}};
   return json.dump(2);
@@ -77,6 +88,7 @@ RunReport report_from_json(const std::string& text, const std::string& file) {
     r.process_peak = {memory.at("process_peak").get<std::int64_t>()};
     r.reserve = {memory.at("reserve").get<std::int64_t>()};
     r.device = j.at("device").get<std::string>();
+    if (j.contains("placement") && !j.at("placement").is_null()) r.setup = placement(j.at("placement"));  // not in reports of earlier versions
     r.versions = j.at("versions").get<std::map<std::string, std::string>>();
     r.stopped = j.at("stopped").get<bool>();
     return r;

@@ -191,6 +191,7 @@ class TcpTransport final : public Transport {
   }
 
   int rank() const override { return rank_; }
+  std::string name() const override { return "tcp"; }
   int size() const override { return static_cast<int>(peers_.size()); }
 
   void exchange(Channel channel, std::span<const Outgoing> out, std::span<const Incoming> in) override {

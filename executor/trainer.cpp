@@ -268,6 +268,7 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   report.process_peak = u.process;
   report.reserve = plan.cluster.device.reserve;
   report.device = plan.cluster.device.name;
+  report.setup = ranks.setup();
   report.versions = {{"kernels", std::string(cpu::instruction_set())}, {"compiler", __VERSION__}};
   if (const std::string attention = ranks.attention(); !attention.empty()) report.versions["attention"] = attention;
   if (first && options.trace && !step_times.empty()) write_file(options.out + "/trace.json", trace_json(ranks));

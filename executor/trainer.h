@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "executor/rank_setup.h"
 #include "planner/plan.h"
 #include "planner/simulate.h"
 
@@ -58,7 +59,8 @@ struct RunReport {  // report.json, schema llmplan.report/1
   // the process itself, its libraries and buffers of the reader and the checkpoint writer.
   int ranks = 1;
   Bytes arenas{}, process_peak{}, reserve{};
-  std::string device;
+  std::string device;                // as the plan's cluster calls it
+  RankSetup setup;
   std::map<std::string, std::string> versions;
   bool stopped = false;              // on request, after a checkpoint
 };

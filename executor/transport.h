@@ -25,6 +25,7 @@ class Transport {
   virtual ~Transport() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  virtual std::string name() const = 0;  // "tcp", "mpi"
   // All of them at once, so that two that send to each other do not wait for each other. Returns when all
   // buffers may be used again. On one channel, messages between two processes keep their order; a channel
   // is used by one thread at a time. Throws RunStopped when a process is lost or called stop().

@@ -48,6 +48,7 @@ class MpiTransport final : public Transport {
   }
 
   int rank() const override { return rank_; }
+  std::string name() const override { return "mpi"; }
   int size() const override { return size_; }
 
   void exchange(Channel channel, std::span<const Outgoing> out, std::span<const Incoming> in) override {

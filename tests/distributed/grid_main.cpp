@@ -27,6 +27,7 @@ class Part final : public Transport {
   Part(Transport& whole, int size) : whole_(whole), size_(size) {}
   int rank() const override { return whole_.rank(); }
   int size() const override { return size_; }
+  std::string name() const override { return whole_.name(); }
   void exchange(Channel c, std::span<const Outgoing> out, std::span<const Incoming> in) override { whole_.exchange(c, out, in); }
   void stop(const std::string& reason) noexcept override { whole_.stop(reason); }
 

@@ -72,6 +72,9 @@ TEST_CASE("Training with a process per rank gives the bits that threads give, Ct
   const ShellResult resumed = sh("\"$LLMPLAN\" run plan.json --data text.txt --out broken --steps 20 --resume --processes", dir);
   REQUIRE_MESSAGE(resumed.exit == 0, resumed.err);
   CHECK(sh("cmp threads/hf/model.safetensors broken/hf/model.safetensors", dir).exit == 0);
+  CHECK(sh("grep -q '\"communicator\": \"threads\"' threads/report.json && grep -q '\"communicator\": \"processes\"' broken/report.json", dir).exit == 0);
+  const ShellResult report = sh("\"$LLMPLAN\" report threads", dir);
+  CHECK_MESSAGE(report.out.find(" ranks          4 ranks as threads on ") != std::string::npos, report.out);
 }
 
 TEST_CASE("A rank killed at a random moment ends all others within 2 s, with exit code 6 and its name, 50 times") {
@@ -114,7 +117,7 @@ TEST_CASE("mpirun trains to the bits of one process, and resumes a checkpoint of
   const ShellResult whole = sh(mpirun + "\"$LLMPLAN\" run plan.json --data text.txt --out whole --steps 12 --checkpoint-every 5", dir);
   REQUIRE_MESSAGE(whole.exit == 0, whole.err);
   CHECK(sh("cmp one/hf/model.safetensors whole/hf/model.safetensors", dir).exit == 0);
-  CHECK(sh("test $(wc -l <whole/metrics.jsonl) -eq 12 && test -s whole/report.json", dir).exit == 0);
+  CHECK(sh("test $(wc -l <whole/metrics.jsonl) -eq 12 && grep -q '\"communicator\": \"mpi\"' whole/report.json", dir).exit == 0);
   // From the checkpoint of step 10, written by four processes, on in four others.
   CHECK(sh("mkdir -p part/checkpoints && cp whole/checkpoints/step-00000010.safetensors part/checkpoints", dir).exit == 0);
   const ShellResult resumed = sh(mpirun + "\"$LLMPLAN\" run plan.json --data text.txt --out part --steps 12 --resume", dir);
@@ -178,7 +181,7 @@ TEST_CASE("Ranks that torchrun's variables name meet over TCP; one that is kille
       CHECK_MESSAGE(WEXITSTATUS(status) == (whole ? 0 : 6), told);
     }
     if (whole) {
-      CHECK(sh("cmp one/hf/model.safetensors run0/hf/model.safetensors", dir).exit == 0);
+      CHECK(sh("cmp one/hf/model.safetensors run0/hf/model.safetensors && grep -q '\"communicator\": \"tcp\"' run0/report.json", dir).exit == 0);
       continue;
     }
     CHECK(Clock::now() - killed < std::chrono::seconds(2));

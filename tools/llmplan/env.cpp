@@ -16,6 +16,7 @@
 #include "executor/gpu.h"
 #include "executor/launch.h"
 #include "executor/mpi.h"
+#include "executor/rank_setup.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
 #include "tools/llmplan/format.h"
@@ -23,7 +24,7 @@
 namespace llmplan::cli {
 namespace {
 
-// The value after "key : " in a /proc file, e.g. cpuinfo's model name; empty if there is none.
+// The value after "key : " in a /proc file; empty if there is none.
 std::string proc_value(const char* file, const std::string& key) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
@@ -106,7 +107,7 @@ Json environment() {
   return {{"schema", "llmplan.env/1"},
           {"version", LLMPLAN_VERSION},
           {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
-          {"cpu", proc_value("/proc/cpuinfo", "model name")},
+          {"cpu", cpu_name()},
           {"cores", usable_cores()},
           {"instruction_set", std::string(cpu::instruction_set())},
           {"memory", memory_kib("MemTotal") * 1024},

@@ -50,6 +50,8 @@ std::string report_text(const RunReport& r, const std::string& directory) {
   if (r.held_out_loss >= 0)
     text += fmt::format("   held-out {:.4f} nats/token ({:.3f} bits)", r.held_out_loss, r.held_out_loss / std::log(2.0));
   text += fmt::format("\n device         {}\n", r.device);
+  if (!r.setup.device.empty()) text += fmt::format(" ranks          {}\n", describe(r.setup));
+  if (const std::string warning = caution(r.setup); !warning.empty()) text += fmt::format(" caution        {}\n", warning);
   for (const auto& [name, version] : r.versions) text += fmt::format(" {:<14} {}\n", name, version);
   text += fmt::format(" files          {0}/metrics.jsonl  {0}/report.json\n", directory);
   return text;
