@@ -119,13 +119,6 @@ Usage usage(const Ranks& ranks) {
 }
 Bytes Usage::per_rank() const { return largest + std::max(process - sum, Bytes{}) / ranks; }
 
-// When a rank was lost, and what that costs.
-void tell_where(Error& e, std::int64_t step, const std::string& checkpoint) {
-  e.message += fmt::format(", in step {}", step);
-  e.hint += checkpoint.empty() ? "\nnothing was saved yet; --checkpoint-every N saves on the way"
-                               : fmt::format("\nlast checkpoint: {}", checkpoint);
-}
-
 // A step that loss scaling skips is no failure, unless the scale cannot become smaller.
 void require_finite(const StepMetrics& m, const std::string& checkpoint) {
   if (std::isfinite(m.loss) && (std::isfinite(m.grad_norm) || (m.skipped && m.loss_scale > kSmallestLossScale))) return;
@@ -137,6 +130,12 @@ void require_finite(const StepMetrics& m, const std::string& checkpoint) {
 }
 
 }  // namespace
+
+void tell_where(Error& e, std::int64_t step, const std::string& checkpoint) {
+  e.message += fmt::format(", in step {}", step);
+  e.hint += checkpoint.empty() ? "\nnothing was saved yet; --checkpoint-every N saves on the way"
+                               : fmt::format("\nlast checkpoint: {}", checkpoint);
+}
 
 RunReport train(const Plan& plan, const RunOptions& options, const std::function<void(const StepMetrics&)>& on_step) {
   require_runnable(plan, options);

@@ -14,6 +14,7 @@
 namespace llmplan {
 
 class Transport;
+struct Error;
 
 struct RunOptions {
   std::string data;                  // a text file, or the prefix of a Megatron .bin/.idx pair
@@ -64,6 +65,9 @@ struct RunReport {  // report.json, schema llmplan.report/1
   std::map<std::string, std::string> versions;
   bool stopped = false;              // on request, after a checkpoint
 };
+
+// Adds to the error of a lost rank when that was, and what is saved.
+void tell_where(Error&, std::int64_t step, const std::string& checkpoint);
 
 // Throws Error: E03xx the plan cannot run here, E04xx data or checkpoint, E05xx disk, E0601, E0701.
 RunReport train(const Plan&, const RunOptions&, const std::function<void(const StepMetrics&)>& on_step);

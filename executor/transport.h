@@ -32,6 +32,9 @@ class Transport {
   virtual void exchange(Channel, std::span<const Outgoing>, std::span<const Incoming>) = 0;
   // Ends the run everywhere: all that wait, and will, throw RunStopped with the first reason.
   virtual void stop(const std::string& reason) noexcept = 0;
+  // When a rank is lost and a call of the network's own library then never returns, the process cannot leave in order. It
+  // says this, from any thread, and ends with exit code 6. For transports of which that is known.
+  virtual void when_stuck(std::function<void(const std::string& reason)> last_words) { (void)last_words; }
 };
 
 // The following are called by every process, in the same order, from one thread.

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -42,6 +44,7 @@ class MpiTransport final : public Transport {
     watcher_.join();
     for (const Neighbour& n : neighbours_) ::close(n.process);
     ::close(wake_);
+    guard_->left = true;
     if (stopped_) return;  // the others are not there to finalize with; mpirun ends what is left
     MPI_Comm_free(&comm_);
     MPI_Finalize();
@@ -68,6 +71,11 @@ class MpiTransport final : public Transport {
     wait(requests);
   }
 
+  void when_stuck(std::function<void(const std::string&)> last_words) override {
+    std::lock_guard lock(guard_->mutex);
+    guard_->last_words = std::move(last_words);
+  }
+
   void stop(const std::string& reason) noexcept override {
     if (!note(reason)) return;
     // The text must outlive the messages: the one to a rank that is gone will not complete.
@@ -91,6 +99,27 @@ class MpiTransport final : public Transport {
     int length = 0;
     MPI_Error_string(status, text, &length);
     throw RunStopped(std::string("MPI could not ") + what + ": " + text);
+  }
+
+  // Open MPI may never return from a call once a peer is dead: it waits for mpirun to acknowledge a help text, while
+  // mpirun is ending the job. So a process that has not left in time says why and ends without the library, before
+  // mpirun kills it (1 s after it noticed).
+  struct Guard {
+    std::mutex mutex;
+    std::function<void(const std::string&)> last_words;
+    std::string reason;  // the first that was known
+    std::atomic<bool> left = false;
+  };
+  static void guard(std::shared_ptr<Guard> g, std::string lost) {
+    constexpr auto kOrderly = std::chrono::milliseconds(400), kExit = std::chrono::milliseconds(500);
+    std::this_thread::sleep_for(kOrderly);
+    if (!g->left) {
+      std::lock_guard lock(g->mutex);
+      if (g->last_words) g->last_words(g->reason.empty() ? lost : g->reason);
+    } else {
+      std::this_thread::sleep_for(kExit);
+    }
+    ::_exit(static_cast<int>(Exit::rank_lost));
   }
 
   // The other processes of this machine. mpirun takes a second or two to end them when one was killed; they can
@@ -120,13 +149,16 @@ class MpiTransport final : public Transport {
     if (polled[0].revents) return;
     for (std::size_t i = 0; i < neighbours_.size(); ++i) {
       if (!polled[i + 1].revents) continue;
+      char host[64] = "";
+      ::gethostname(host, sizeof host - 1);
+      const std::string reason =
+          "rank " + std::to_string(neighbours_[i].rank) + " (pid " + std::to_string(neighbours_[i].pid) + " on " + host + ") vanished";
+      std::thread(guard, guard_, reason).detach();
       try {
         look_for_stop();  // one that left with a word
       } catch (const RunStopped&) {
       }
-      char host[64] = "";
-      ::gethostname(host, sizeof host - 1);
-      return stop("rank " + std::to_string(neighbours_[i].rank) + " (pid " + std::to_string(neighbours_[i].pid) + " on " + host + ") vanished");
+      return stop(reason);
     }
   }
 
@@ -165,6 +197,8 @@ class MpiTransport final : public Transport {
     if (stopped_) return false;
     reason_ = reason;
     stopped_ = true;
+    std::lock_guard guarded(guard_->mutex);
+    guard_->reason = reason;
     return true;
   }
 
@@ -173,6 +207,7 @@ class MpiTransport final : public Transport {
   std::vector<Neighbour> neighbours_;
   int wake_ = ::eventfd(0, EFD_CLOEXEC);
   std::thread watcher_;
+  std::shared_ptr<Guard> guard_ = std::make_shared<Guard>();
   std::mutex mutex_;
   std::atomic<bool> stopped_ = false;
   std::string reason_;

@@ -1,10 +1,12 @@
 // llmplan run plan.json --data FILE: trains the plan on this machine.
+#include <atomic>
 #include <cstdlib>
 #include <iostream>
 #include <optional>
 
 #include <fmt/format.h>
 
+#include "executor/checkpoint.h"
 #include "executor/communicator.h"
 #include "executor/launch.h"
 #include "executor/mpi.h"
@@ -13,6 +15,7 @@
 #include "executor/transport.h"
 #include "tools/llmplan/commands.h"
 #include "tools/llmplan/documents.h"
+#include "tools/llmplan/error_output.h"
 #include "tools/llmplan/format.h"
 #include "tools/llmplan/over_hosts.h"
 #include "tools/llmplan/plan_io.h"
@@ -71,9 +74,27 @@ std::unique_ptr<Transport> meet(const Launch& launch, const Plan& plan) {
   return meet_over_tcp({launch.rank, launch.size, launch.master, launch.port});
 }
 
+// One of several processes that end for the same reason tells it: the first that is left.
+bool is_told_elsewhere(const Error& e, const Launch& launch) {
+  if (dynamic_cast<const ToldByFirst*>(&e)) return true;
+  if (!dynamic_cast<const RunStopped*>(&e)) return false;
+  return launch.rank != (e.message.find("stopped: rank 0 ") == std::string::npos ? 0 : 1);
+}
+
+// The end of a process whose network library does not return, from a thread beside the run.
+void say_last_words(const std::string& reason, const Launch& launch, std::int64_t step, const std::string& out) {
+  RunStopped e(reason);
+  if (is_told_elsewhere(e, launch)) return;
+  if (launch.rank == 0) tell_where(e, step, latest_checkpoint(out + "/checkpoints").value_or(""));
+  std::cerr << render(e, false) << std::flush;
+}
+
 RunReport train_as(const Launch& launch, const Plan& plan, RunOptions run, std::int64_t log_every) {
   const std::unique_ptr<Transport> transport = meet(launch, plan);
   run.transport = transport.get();
+  std::atomic<std::int64_t> step = 1;  // that is under way
+  if (transport)
+    transport->when_stuck([&launch, &step, out = run.out](const std::string& reason) { say_last_words(reason, launch, step, out); });
   run.local_rank = launch.local_rank;
   run.local_size = launch.local_size > 0 ? launch.local_size : 1;
   const StopSignals signals(launch.rank == 0 ? "stopping after this step and saving (press again to quit now)\n" : "");
@@ -81,18 +102,14 @@ RunReport train_as(const Launch& launch, const Plan& plan, RunOptions run, std::
   try {
     std::optional<ProgressBar> progress;
     if (launch.rank == 0) progress.emplace(run.steps, log_every);
-    return train(plan, run, [&](const StepMetrics& m) { progress->update(m); });
+    return train(plan, run, [&](const StepMetrics& m) {
+      step = m.step + 1;
+      progress->update(m);
+    });
   } catch (const std::exception& e) {
     if (transport) transport->stop(fmt::format("rank {} failed: {}", launch.rank, e.what()));
     throw;
   }
-}
-
-// One of several processes that end for the same reason tells it: the first that is left.
-bool is_told_elsewhere(const Error& e, const Launch& launch) {
-  if (dynamic_cast<const ToldByFirst*>(&e)) return true;
-  if (!dynamic_cast<const RunStopped*>(&e)) return false;
-  return launch.rank != (e.message.find("stopped: rank 0 ") == std::string::npos ? 0 : 1);
 }
 
 Exit run(const Options& options, bool json) {
