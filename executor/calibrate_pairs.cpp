@@ -145,15 +145,15 @@ namespace {
 
 struct Pair { Op first, second, second_of_next_stage; int dp, pp; };
 
-std::vector<Pair> pairs_of(const CalibrationSample& s, std::int64_t gpus) {
+std::vector<Pair> pairs_of(const CalibrationSample& s, std::int64_t gpus, DType type) {
   const std::int64_t rows = s.seq * s.micro_batch;
-  const Gemm product{rows, s.ffn, s.hidden, false, true, false, DType::bf16, DType::bf16};
-  const Add pointwise{rows * s.hidden, DType::bf16};
+  const Gemm product{rows, s.ffn, s.hidden, false, true, false, type, type};
+  const Add pointwise{rows * s.hidden, type};
   std::vector<Pair> pairs{{product, pointwise, pointwise, 1, 1}};
   if (gpus < 2) return pairs;
   // A layer's gradients, and an activation between stages.
   const Collective sum{Collective::Kind::all_reduce, Axis::dp, {3 * s.hidden * s.ffn * 4}, DType::fp32};
-  const Bytes activation{rows * s.hidden * 2};
+  const Bytes activation{rows * s.hidden * size_of(type)};
   for (const Op& work : {Op{product}, Op{pointwise}}) {
     pairs.push_back({work, sum, sum, static_cast<int>(gpus), 1});
     pairs.push_back({work, Send{1, activation}, Recv{0, activation}, 1, 2});
@@ -213,7 +213,7 @@ void measure(const Cluster& local, const Pair& pair, PairTimes& times) {
 }  // namespace
 
 void measure_pairs(const Cluster& local, const CalibrationSample& sample, const std::atomic<int>* stop, PairTimes& times) {
-  for (const Pair& pair : pairs_of(sample, local.devices_per_node)) {
+  for (const Pair& pair : pairs_of(sample, local.devices_per_node, usual_precision(local.device))) {
     if (stop && *stop > 0) return;
     measure(local, pair, times);
   }
