@@ -121,9 +121,13 @@ struct Dispatch {
   void operator()(const Rope& op) const {
     with_type(op.dtype, [&](auto type) {
       using T = decltype(type);
-      need_multiple(op.head_dim, 2 * kVec<T>, "head_dim");
-      start(RopeKernel<T>{op.rows, op.seq, op.heads, op.kv_heads, op.head_dim, op.backward, at.in<float>(0),
-                          op.documents ? at.in<std::int32_t>(1) : nullptr, at.out<T>(0)});
+      need_multiple(op.head_dim, 2, "head_dim");
+      const auto rotate = [&]<int N>(std::integral_constant<int, N>) {
+        start(RopeKernel<T, N>{op.rows, op.seq, op.heads, op.kv_heads, op.head_dim, op.backward, at.in<float>(0),
+                               op.documents ? at.in<std::int32_t>(1) : nullptr, at.out<T>(0)});
+      };
+      if (op.head_dim % (2 * kVec<T>) == 0) rotate(std::integral_constant<int, kVec<T>>{});
+      else rotate(std::integral_constant<int, 1>{});
     });
   }
   // Tensor-core kernels exist for bf16 and fp16 and the head sizes of current models; the reference does the rest.

@@ -12,9 +12,9 @@ inline constexpr int kPointwiseThreads = 256;
 // Elements per block of an elementwise kernel; a grid has one block per that many.
 template <class T> inline constexpr std::int64_t kPointwiseTile = kPointwiseThreads * kVec<T>;
 
-// q and k heads of packed qkv, in place. A thread owns kVec pairs (i, i + head_dim/2) of one head, so
-// nothing is read after another thread wrote it. head_dim/2 is a multiple of kVec<T>.
-template <class T>
+// q and k heads of packed qkv, in place. A thread owns N pairs (i, i + head_dim/2) of one head, so
+// nothing is read after another thread wrote it. head_dim/2 is a multiple of N: kVec<T>, or 1 for odd sizes.
+template <class T, int N>
 struct RopeKernel {
   std::int64_t rows, seq, heads, kv_heads, head_dim;
   bool backward;
@@ -22,12 +22,11 @@ struct RopeKernel {
   const std::int32_t* starts;  // where the document of a row begins; null: at the sequence's first row
   T* qkv;
 
-  LLMPLAN_HD std::int64_t items_per_row() const { return (heads + kv_heads) * (head_dim / 2 / kVec<T>); }
+  LLMPLAN_HD std::int64_t items_per_row() const { return (heads + kv_heads) * (head_dim / 2 / N); }
   Launch launch() const { return {ceil_div(rows * items_per_row(), kPointwiseThreads), kPointwiseThreads, 0}; }
 
   template <class Block>
   LLMPLAN_HD void operator()(Block& block) const {
-    constexpr int N = kVec<T>;
     std::int64_t item = block.index() * kPointwiseThreads + block.thread();
     if (item >= rows * items_per_row()) return;
     std::int64_t row = item / items_per_row(), rest = item % items_per_row(), half = head_dim / 2;

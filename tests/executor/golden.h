@@ -86,4 +86,25 @@ inline void check_against(const Golden& golden, const Strategy& strategy, const 
   }
 }
 
+// The first step in bf16: no further from the truth than kWorse times PyTorch's own bf16 is, each tensor by itself. Both
+// round at every op, but not at the same places: PyTorch also rounds gradients, we round the residual stream's sums.
+inline void check_bf16_against(const Golden& golden, const Strategy& strategy, const Cluster& cluster = local_ranks()) {
+  constexpr double kWorse = 1.5;
+  INFO(golden.folder, " ", describe(strategy));
+  Plan plan = golden.plan(strategy, cluster);
+  plan.workload.precision = DType::bf16;
+  Ranks ranks(plan);
+  load_weights(golden.folder + "/initial.safetensors", ranks);
+  const StepResult r = ranks.step({1, golden.recipe["learning_rates"][0]}, golden.source(1), false);
+  CHECK(std::abs(r.loss / golden.floats("losses")[0] - 1) < kWorse * golden.floats("bf16_distance.losses")[0]);
+  const float scale = static_cast<float>(golden.batch * golden.seq) / static_cast<float>(r.counted);
+  for (auto& t : ranks.tensors()) {
+    auto gradient = ranks.read(State::gradients, t.name);
+    for (float& g : gradient) g *= scale;
+    const double ours = distance(gradient, golden.floats("gradients." + t.name));
+    CHECK_MESSAGE(ours < kWorse * golden.floats("bf16_distance.gradients." + t.name)[0], t.name);
+    CHECK(ours > 1e-4);  // it was computed in bf16
+  }
+}
+
 }  // namespace llmplan

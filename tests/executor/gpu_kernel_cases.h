@@ -177,16 +177,17 @@ template <class Runner>
 void check_pointwise(Runner runner) {
   for (DType t : {DType::fp32, DType::bf16, DType::fp16}) {
     CAPTURE(name_of(t));
-    for (bool backward : {false, true}) {
-      Operand table = zeros(5 * 32, K::fp32);
-      for (int s = 0; s < 5; ++s) for (int i = 0; i < 16; ++i) {
-          table.values[s * 32 + i] = std::cos(s * 0.3 * i);
-          table.values[s * 32 + 16 + i] = std::sin(s * 0.3 * i);
-        }
-      all_within(distances(runner, [&](DType d) { return Rope{15, 5, 4, 2, 32, backward, d}; }, t, {table}, {normal(15 * 8 * 32)}), t);
-      const Operand starts{K::int32, {0, 0, 2, 2, 2, 0, 0, 0, 0, 4, 0, 1, 2, 3, 4}};
-      all_within(distances(runner, [&](DType d) { return Rope{15, 5, 4, 2, 32, backward, d, true}; }, t, {table, starts}, {normal(15 * 8 * 32)}), t);
-    }
+    for (bool backward : {false, true})
+      for (const int size : {32, 18, 24}) {  // of a head: pairs in whole vectors, an odd number of them, vectors in fp32 only
+        Operand table = zeros(5 * size, K::fp32);
+        for (int s = 0; s < 5; ++s) for (int i = 0; i < size / 2; ++i) {
+            table.values[s * size + i] = std::cos(s * 0.3 * i);
+            table.values[s * size + size / 2 + i] = std::sin(s * 0.3 * i);
+          }
+        all_within(distances(runner, [&](DType d) { return Rope{15, 5, 4, 2, size, backward, d}; }, t, {table}, {normal(15 * 8 * size)}), t);
+        const Operand starts{K::int32, {0, 0, 2, 2, 2, 0, 0, 0, 0, 4, 0, 1, 2, 3, 4}};
+        all_within(distances(runner, [&](DType d) { return Rope{15, 5, 4, 2, size, backward, d, true}; }, t, {table, starts}, {normal(15 * 8 * size)}), t);
+      }
     all_within(distances(runner, [&](DType d) { return SwiGlu{7, 88, d}; }, t, {normal(7 * 176)}, {zeros(7 * 88, K::typed)}), t);
     all_within(distances(runner, [&](DType d) { return SwiGluGrad{7, 88, d}; }, t, {normal(7 * 176), normal(7 * 88)}, {zeros(7 * 176, K::typed)}), t);
     for (std::int64_t n : {1, 2048, 2049, 5003})

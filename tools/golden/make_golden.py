@@ -16,6 +16,9 @@ Needs torch, transformers >= 5 and safetensors; nothing else in llmplan does. Pe
     fp32_distance.{losses,gradients.<name>,weights.<name>}
                          fp64 []       how far plain transformers in fp32 is from these values:
                                        |a - b| / |b|, Euclidean norms (for losses: the worst step)
+    bf16_distance.{losses,gradients.<name>}
+                         fp64 []       the same of transformers in bf16 with these initial weights: the gradients of
+                         step 1, and the losses of all batches before any update
   and learning rates, betas, versions, ... as JSON in __metadata__.recipe.
 
 The values are computed in fp64 and rounded once, so a test measures its own error against the truth
@@ -144,6 +147,19 @@ def train(model, ids, targets):
         gradients, weights
 
 
+def first_passes(model, ids, targets):
+    """Losses of all batches with the model's weights as they are, and the gradients of the first."""
+    losses = []
+    for step in range(STEPS):
+        logits = model(input_ids=ids[step].long(), use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1).to(torch.float64 if logits.dtype == torch.float64 else torch.float32),
+                               targets[step].long().flatten(), ignore_index=-100)
+        if step == 0:
+            loss.backward()
+        losses.append(loss.item())
+    return torch.tensor(losses, dtype=torch.float64), {n: p.grad.detach().clone() for n, p in model.named_parameters()}
+
+
 def distance(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).reshape(())
 
@@ -189,6 +205,12 @@ def make(name, recipe, folder):
             golden[f"fp32_distance.{kind}.{n}"] = distance(fp32[n], exact[n])
             assert golden[f"fp32_distance.{kind}.{n}"] < 1e-6, (kind, n)
     assert golden["fp32_distance.losses"] < 1e-6
+
+    exact_losses, exact = first_passes(to_fp64(fresh()), ids, targets)
+    bf16_losses, bf16 = first_passes(fresh().bfloat16(), ids, targets)
+    golden["bf16_distance.losses"] = ((bf16_losses - exact_losses).abs() / exact_losses).max()
+    for n in exact:
+        golden[f"bf16_distance.gradients.{n}"] = distance(bf16[n], exact[n])
 
     # One metadata entry: the order of several would differ from run to run.
     metadata = {"recipe": json.dumps({
