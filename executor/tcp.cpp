@@ -1,143 +1,28 @@
 #include "executor/tcp.h"
 
 #include <fmt/format.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <deque>
 #include <mutex>
 #include <random>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "executor/communicator.h"
+#include "executor/socket.h"
 
 namespace llmplan {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 using Bytes8 = std::vector<std::byte>;
-
-class Socket {
- public:
-  explicit Socket(int fd = -1) : fd_(fd) {}
-  ~Socket() { close(); }
-  Socket(Socket&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Socket& operator=(Socket&& o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  int fd() const { return fd_; }
-  void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
-
-[[noreturn]] void refuse(const std::string& what) {
-  throw Error("E0516", Exit::environment, what,
-              "rank 0 listens on MASTER_PORT of MASTER_ADDR, which all ranks must name alike and reach; is the port free and open?");
-}
-
-bool send_all(int fd, const void* data, std::size_t size) {
-  for (auto* at = static_cast<const char*>(data); size > 0;) {
-    const ssize_t n = ::send(fd, at, size, MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
-bool receive_all(int fd, void* data, std::size_t size) {
-  for (auto* at = static_cast<char*>(data); size > 0;) {
-    const ssize_t n = ::recv(fd, at, size, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    size -= static_cast<std::size_t>(n);
-  }
-  return true;
-}
-
-void tune(int fd) {
-  const int on = 1, idle = 5, probes = 3;
-  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  // A machine that loses its power says no goodbye: ask after 5 s of silence, three times.
-  ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof idle);
-  ::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
-}
-
-Socket listen_on(int port, int* chosen = nullptr) {
-  Socket s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int on = 1;
-  ::setsockopt(s.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  sockaddr_in at{};
-  at.sin_family = AF_INET;
-  at.sin_addr.s_addr = htonl(INADDR_ANY);
-  at.sin_port = htons(static_cast<std::uint16_t>(port));
-  if (::bind(s.fd(), reinterpret_cast<sockaddr*>(&at), sizeof at) != 0 || ::listen(s.fd(), 1024) != 0)
-    refuse(fmt::format("rank 0 cannot listen on port {}: {}", port, std::strerror(errno)));
-  socklen_t size = sizeof at;
-  ::getsockname(s.fd(), reinterpret_cast<sockaddr*>(&at), &size);
-  if (chosen) *chosen = ntohs(at.sin_port);
-  return s;
-}
-
-Socket accept_before(const Socket& listening, Clock::time_point end, sockaddr_in* from) {
-  for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-    pollfd p{listening.fd(), POLLIN, 0};
-    if (left <= 0 || ::poll(&p, 1, static_cast<int>(left)) == 0) return Socket();
-    socklen_t size = sizeof *from;
-    Socket s(::accept4(listening.fd(), reinterpret_cast<sockaddr*>(from), &size, SOCK_CLOEXEC));
-    if (s.fd() < 0) continue;
-    timeval limit{5, 0};  // a stranger who connects and says nothing holds nobody up for long
-    ::setsockopt(s.fd(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    tune(s.fd());
-    return s;
-  }
-}
-
-Socket connect_before(const sockaddr_in& to, Clock::time_point end) {
-  for (;;) {
-    Socket s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::connect(s.fd(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0) {
-      tune(s.fd());
-      return s;
-    }
-    if (Clock::now() > end) return Socket();
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the other may not be there yet
-  }
-}
-
-sockaddr_in resolve(const std::string& name, int port) {
-  addrinfo want{}, *found = nullptr;
-  want.ai_family = AF_INET;
-  want.ai_socktype = SOCK_STREAM;
-  if (const int error = ::getaddrinfo(name.c_str(), nullptr, &want, &found); error != 0)
-    refuse(fmt::format("'{}' is not a known machine: {}", name, ::gai_strerror(error)));
-  sockaddr_in at = *reinterpret_cast<sockaddr_in*>(found->ai_addr);
-  ::freeaddrinfo(found);
-  at.sin_port = htons(static_cast<std::uint16_t>(port));
-  return at;
-}
 
 // Said once per connection. All machines of a run have the same byte order, as they run the same binary.
 struct Hello {
@@ -255,12 +140,12 @@ class TcpTransport final : public Transport {
         std::string absent;
         for (int r = 1; r < m.size; ++r)
           if (peer(r).socket.fd() < 0) absent += fmt::format("{}{}", absent.empty() ? "" : ", ", r);
-        refuse(fmt::format("of {} ranks, {} did not come to {}:{} within {:.0f} s: {}", m.size, missing, m.master, m.port, m.patience, absent));
+        refuse_meeting(fmt::format("of {} ranks, {} did not come to {}:{} within {:.0f} s: {}", m.size, missing, m.master, m.port, m.patience, absent));
       }
       Hello who;
       if (!receive_all(s.fd(), &who, sizeof who) || who.magic != Hello{}.magic) continue;  // a stranger
       if (who.size != m.size || who.rank < 1 || who.rank >= m.size || peer(who.rank).socket.fd() >= 0)
-        refuse(fmt::format("a process on {} says that it is rank {} of {}, and this is rank 0 of {}{}", who.host, who.rank, who.size, m.size,
+        refuse_meeting(fmt::format("a process on {} says that it is rank {} of {}, and this is rank 0 of {}{}", who.host, who.rank, who.size, m.size,
                            who.rank > 0 && who.rank < m.size && who.size == m.size ? "; there is one already" : ""));
       who.address = from.sin_addr.s_addr;
       peer(who.rank).who = who;
@@ -280,9 +165,9 @@ class TcpTransport final : public Transport {
     Peer& zero = peer(0);
     zero.socket = connect_before(resolve(m.master, m.port), end);
     std::vector<Hello> all(peers_.size());
-    if (zero.socket.fd() < 0) refuse(fmt::format("rank {} does not reach rank 0 at {}:{} within {:.0f} s", rank_, m.master, m.port, m.patience));
+    if (zero.socket.fd() < 0) refuse_meeting(fmt::format("rank {} does not reach rank 0 at {}:{} within {:.0f} s", rank_, m.master, m.port, m.patience));
     if (!send_all(zero.socket.fd(), &me, sizeof me) || !receive_all(zero.socket.fd(), all.data(), all.size() * sizeof(Hello)))
-      refuse(fmt::format("rank 0 at {}:{} hung up on rank {}", m.master, m.port, rank_));
+      refuse_meeting(fmt::format("rank 0 at {}:{} hung up on rank {}", m.master, m.port, rank_));
     for (std::size_t r = 0; r < all.size(); ++r) peers_[r].who = all[r];
     me.run = run_ = all[0].run;
     for (int r = 1; r < rank_; ++r) {
@@ -292,12 +177,12 @@ class TcpTransport final : public Transport {
       to.sin_port = htons(static_cast<std::uint16_t>(peer(r).who.port));
       peer(r).socket = connect_before(to, end);
       if (peer(r).socket.fd() < 0 || !send_all(peer(r).socket.fd(), &me, sizeof me))
-        refuse(fmt::format("rank {} does not reach rank {} on {}", rank_, r, peer(r).who.host));
+        refuse_meeting(fmt::format("rank {} does not reach rank {} on {}", rank_, r, peer(r).who.host));
     }
     for (int missing = m.size - 1 - rank_; missing > 0;) {
       sockaddr_in from{};
       Socket s = accept_before(listening, end, &from);
-      if (s.fd() < 0) refuse(fmt::format("rank {} waits for {} ranks above it in vain", rank_, missing));
+      if (s.fd() < 0) refuse_meeting(fmt::format("rank {} waits for {} ranks above it in vain", rank_, missing));
       Hello who;
       if (!receive_all(s.fd(), &who, sizeof who) || who.run != run_ || who.rank <= rank_ || who.rank >= m.size) continue;
       peer(who.rank).socket = std::move(s);
