@@ -140,7 +140,8 @@ void write_tensors(const std::string& path, const Ranks& ranks, const std::vecto
 
 }  // namespace
 
-void save_checkpoint(const std::string& directory, const Ranks& ranks, const Progress& progress, const Identity& identity) {
+void save_checkpoint(const std::string& directory, const Ranks& ranks, const Progress& progress, const Identity& identity,
+                     const Settings& settings) {
   on_first(ranks.transport(), [&] { make_directory(directory); });
   std::vector<FloatTensor> tensors;
   for (auto& kind : kKinds)
@@ -148,7 +149,8 @@ void save_checkpoint(const std::string& directory, const Ranks& ranks, const Pro
   std::map<std::string, std::string> metadata = {{"format", kFormat},
                                                  {"step", std::to_string(progress.step)},
                                                  {"samples", std::to_string(progress.samples)},
-                                                 {"identity", nlohmann::json(identity).dump()}};
+                                                 {"identity", nlohmann::json(identity).dump()},
+                                                 {"settings", nlohmann::json(settings).dump()}};
   if (const LossScaling s = ranks.loss_scaling(); ranks.programs().programs.front().loss_scaling >= 0)
     for (auto& [key, field] : kLossScalingFields) metadata[key] = fmt::format("{}", s.*field);
   std::size_t n = ranks.tensors().size();
@@ -186,6 +188,17 @@ Progress load_checkpoint(const std::string& path, Ranks& ranks, const Identity& 
   if (Transport* t = ranks.transport()) broadcast(*t, std::as_writable_bytes(std::span(&scaling, 1)));
   ranks.set_loss_scaling(scaling);
   return progress;
+}
+
+std::string changed_settings(const std::string& path, const Settings& settings) {
+  const SafeTensors file(path);
+  const auto found = file.metadata().find("settings");
+  const auto there = nlohmann::json::parse(found == file.metadata().end() ? "{}" : found->second, nullptr, false);
+  std::string text;
+  for (auto& [key, value] : settings)
+    if (const std::string was = there.is_object() ? there.value(key, value) : value; was != value)
+      text += fmt::format("{}{} {} -> {}", text.empty() ? "" : ", ", key, was, value);
+  return text;
 }
 
 void load_weights(const std::string& path, Ranks& ranks) {

@@ -17,13 +17,19 @@ struct Progress {
 };
 // What must be the same for a run to go on as if it had never stopped: name → value.
 using Identity = std::map<std::string, std::string>;
+// What may differ, and then makes it another run from there on: the optimizer's numbers, the precision.
+using Settings = std::map<std::string, std::string>;
 
 // Writes DIR/step-00000100.safetensors, then removes all but the last two.
-void save_checkpoint(const std::string& directory, const Ranks&, const Progress&, const Identity&);
+void save_checkpoint(const std::string& directory, const Ranks&, const Progress&, const Identity&, const Settings& = {});
 // The one with the highest step, or nothing.
 std::optional<std::string> latest_checkpoint(const std::string& directory);
 // Error E0407 when it is of another model or run, E0408 when its checksum does not match.
 Progress load_checkpoint(const std::string& path, Ranks&, const Identity&);
+
+// "lr 0.003 -> 0.001, steps 20 -> 40": the settings that a checkpoint was written with and that are others here; empty: none,
+// or it states none.
+std::string changed_settings(const std::string& path, const Settings&);
 
 // Starts from the weights in a safetensors file with Hugging Face names; moments stay 0.
 void load_weights(const std::string& path, Ranks&);

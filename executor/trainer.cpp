@@ -22,6 +22,7 @@
 #include "executor/ranks.h"
 #include "executor/statistics.h"
 #include "executor/transport.h"
+#include "planner/plan_fields.h"
 
 namespace llmplan {
 namespace fs = std::filesystem;
@@ -97,6 +98,17 @@ Identity identity_of(const Plan& plan, std::int64_t seq, const Tokens& tokens, c
           {"held-out part", fmt::format("{}", options.held_out)}};
 }
 
+// Every number that the updates follow.
+Settings settings_of(const Plan& plan, const RunOptions& options) {
+  Settings s{{"precision", std::string(name_of(plan.workload.precision))}, {"steps", std::to_string(options.steps)}};
+  plan_file::for_each<Optimizer>([&](const auto& field) {
+    const auto& value = plan.workload.optimizer.*field.member;
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, OptimizerKind>) s["optimizer"] = std::string(name_of(value));
+    else s[field.key] = fmt::format("{}", value);
+  });
+  return s;
+}
+
 struct Rates { double tokens_per_s, tflops_per_device, mfu; };
 Rates rates(const Plan& plan, std::int64_t tokens_per_step, double seconds) {
   double flops = step_flops(plan.model, plan.workload, plan.strategy).model_causal.value / seconds /
@@ -157,12 +169,16 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
   else held.emplace(plan, options.stop, options.processes ? Placement::processes : Placement::threads);
   Ranks& ranks = *held;
   const Identity identity = identity_of(plan, seq, *tokens, options);
+  const Settings settings = settings_of(plan, options);
   Progress progress;
   std::string saved;
   if (first) saved = directory->resume_from().value_or("");
   if (others) saved = broadcast(*others, saved);
   if (!saved.empty()) {
     progress = load_checkpoint(saved, ranks, identity);
+    if (first && options.on_warning)
+      if (const std::string changed = changed_settings(saved, settings); !changed.empty())
+        options.on_warning(fmt::format("this goes on with other settings than {} was trained with: {}", saved, changed));
   } else if (!options.init.empty()) {
     load_weights(options.init, ranks);
   } else {
@@ -191,7 +207,7 @@ RunReport train(const Plan& plan, const RunOptions& options, const std::function
     if (options.stop && *options.stop >= 2)
       throw Error("E0602", Exit::rank_lost, fmt::format("stopped at once, after step {}", progress.step),
                   "nothing was saved since the last checkpoint; --resume continues from there");
-    save_checkpoint(options.out + "/checkpoints", ranks, progress, identity);
+    save_checkpoint(options.out + "/checkpoints", ranks, progress, identity, settings);
     if (first) saved = latest_checkpoint(directory->checkpoints()).value_or("");
     is_saved = true;
   };

@@ -32,6 +32,7 @@ struct RunOptions {
   Transport* transport = nullptr;
   int local_rank = 0, local_size = 1;  // among the processes of this machine
   bool trace = false;                // write the last step's measured timeline
+  std::function<void(const std::string&)> on_warning;  // a sentence for the user; rank 0 alone
   const std::atomic<int>* stop = nullptr;  // 1: stop after this step and save; 2: stop now
 };
 

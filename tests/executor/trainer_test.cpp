@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -13,6 +15,7 @@
 #include <thread>
 
 #include "executor/file.h"
+#include "executor/learning_rate.h"
 #include "executor/ranks.h"
 #include "executor/safetensors.h"
 #include "executor/trainer.h"
@@ -146,6 +149,37 @@ TEST_CASE("A run that is stopped and resumed ends with the same bits as one that
   CHECK(read_file(run.checkpoint("whole", 12)) == read_file(run.checkpoint("part", 12)));
   CHECK(second.first_loss == run.losses("whole").front());
   CHECK(to_json(go(plan, part)) == to_json(second));  // nothing is left to do
+}
+
+TEST_CASE("A run that is resumed with other hyperparameters names each with both values, and goes on with the new ones") {
+  Run run;
+  Strategy s;
+  s.micro_batch = 4;
+  Plan plan = text_plan(s);
+  RunOptions part = run.options("part", 8);
+  std::atomic<int> stop = 0;
+  part.stop = &stop;
+  go(plan, part, [&](const StepMetrics& m) { stop = m.step == 3; });
+  part.stop = nullptr;
+  part.resume = true;
+  std::vector<std::string> warnings;
+  part.on_warning = [&](const std::string& text) { warnings.push_back(text); };
+  plan.workload.optimizer.lr *= 0.5;
+  plan.workload.optimizer.clip = 0;
+  part.steps = 5;
+  const double lr = plan.workload.optimizer.lr;
+  std::vector<double> rates;
+  go(plan, part, [&](const StepMetrics& m) { rates.push_back(m.lr); });
+  REQUIRE(warnings.size() == 1);
+  for (const std::string& text : {std::string("step-00000003.safetensors"), fmt::format("lr {} -> {}", 2 * lr, lr), std::string("clip 1 -> 0"), std::string("steps 8 -> 5")})
+    CHECK_MESSAGE(warnings[0].find(text) != std::string::npos, warnings[0]);
+  CHECK(warnings[0].find("beta") == std::string::npos);  // the same in both
+  CHECK(rates.front() == learning_rate(plan.workload.optimizer, 4, 5));
+
+  part.steps = 6;
+  go(plan, part);  // from step 5, with the settings of that checkpoint but for the steps
+  REQUIRE(warnings.size() == 2);
+  CHECK(warnings[1].ends_with(": steps 5 -> 6"));
 }
 
 TEST_CASE("A run resumes under another strategy") {

@@ -100,6 +100,7 @@ RunReport train_as(const Launch& launch, const Plan& plan, RunOptions run, std::
   const StopSignals signals(launch.rank == 0 ? "stopping after this step and saving (press again to quit now)\n" : "");
   run.stop = signals.requested();
   try {
+    run.on_warning = [](const std::string& text) { std::cerr << "warning: " << text << '\n'; };
     std::optional<ProgressBar> progress;
     if (launch.rank == 0) progress.emplace(run.steps, log_every);
     return train(plan, run, [&](const StepMetrics& m) {
