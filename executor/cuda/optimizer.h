@@ -28,6 +28,11 @@ LLMPLAN_HD std::int64_t find_segment(const Segment* segments, std::int64_t count
   }
   return low;
 }
+// The segment that holds element `at`; null for padding, which stays what it is: zero.
+LLMPLAN_HD const Segment* segment_of(const Segment* segments, std::int64_t count, std::int64_t at) {
+  std::int64_t s = find_segment(segments, count, at);
+  return s < count && segments[s].begin <= at ? segments + s : nullptr;
+}
 
 inline constexpr int kNormSumThreads = 256;
 inline constexpr std::int64_t kNormSumTile = 64 * 1024;  // elements per block, so per partial sum
@@ -156,10 +161,10 @@ struct AdamWKernel {
   LLMPLAN_HD void operator()(Block& block) const {
     std::int64_t i = block.index() * kAdamThreads + block.thread(), at = begin + i;
     if (i >= elements || update.skips()) return;
-    std::int64_t s = find_segment(segments, segment_count, at);
-    if (s == segment_count || segments[s].begin > at) return;  // padding stays what it is: zero
+    const Segment* segment = segment_of(segments, segment_count, at);
+    if (!segment) return;
     float w = master ? master[i] : to_float(weights[at - bucket]);
-    update(gradients[at - bucket], segments[s].decay, w, m[i], v[i]);
+    update(gradients[at - bucket], segment->decay, w, m[i], v[i]);
     if (master) master[i] = w;
     weights[at - bucket] = from_float<T>(w);
   }
@@ -181,11 +186,11 @@ struct LeanAdamWKernel {
   LLMPLAN_HD void operator()(Block& block) const {
     std::int64_t i = block.index() * kAdamThreads + block.thread(), at = begin + i;
     if (i >= elements || update.skips()) return;
-    std::int64_t s = find_segment(segments, segment_count, at);
-    if (s == segment_count || segments[s].begin > at) return;
+    const Segment* segment = segment_of(segments, segment_count, at);
+    if (!segment) return;
     float w = to_float(weights[at - bucket]), mi = to_float(m[i]), vi = to_float(v[i]);
-    update(gradients[at - bucket], segments[s].decay, w, mi, vi);
-    Random4 random = noise(segments[s].noise, at - segments[s].begin, update.scalars->step, seed);
+    update(gradients[at - bucket], segment->decay, w, mi, vi);
+    Random4 random = noise(segment->noise, at - segment->begin, update.scalars->step, seed);
     weights[at - bucket] = {stochastic_bf16(w, random.at[0])};
     m[i] = {stochastic_bf16(mi, random.at[1])};
     v[i] = {stochastic_bf16(vi, random.at[2])};
