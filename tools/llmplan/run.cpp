@@ -90,9 +90,9 @@ void say_last_words(const std::string& reason, const Launch& launch, std::int64_
 }
 
 RunReport train_as(const Launch& launch, const Plan& plan, RunOptions run, std::int64_t log_every) {
+  std::atomic<std::int64_t> step = 1;  // that is under way; lives longer than what may ask for it
   const std::unique_ptr<Transport> transport = meet(launch, plan);
   run.transport = transport.get();
-  std::atomic<std::int64_t> step = 1;  // that is under way
   if (transport)
     transport->when_stuck([&launch, &step, out = run.out](const std::string& reason) { say_last_words(reason, launch, step, out); });
   run.local_rank = launch.local_rank;
