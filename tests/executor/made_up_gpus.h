@@ -42,6 +42,7 @@ class MadeUpRank : public GpuRank {
   Bytes arena() const override { return arena_; }
   Bytes reserve() const override { return {}; }
   std::string bus() const override { return bus_; }
+  std::string attention() const override { return ""; }
   void read(Space, Bytes, std::span<std::byte> out) override { std::fill(out.begin(), out.end(), std::byte{0}); }
   void write(Space, Bytes, std::span<const std::byte>) override {}
   Timeline run(const Execution& execution, bool) override {

@@ -85,3 +85,54 @@ TEST_CASE("gpu-check puts the table of attention's kernels in front of the parts
   CHECK(table < parts);
   CHECK(parts < record.out.find("| attention: llmplan's kernels beside cuDNN's | passed"));
 }
+
+TEST_CASE("gpu-check leaves out what its seconds do not suffice for, names a failing part's command, and ends in time") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("seconds", kDriver + kCompilers +
+      "mkdir -p build/tests\n"
+      "printf '#!/bin/sh\\necho \"on the way $1\"; exec sleep 60\\n' >build/tests/test_gpu; chmod +x build/tests/test_gpu\n");
+  const ShellResult r = sh("begin=$(date +%s); PATH=\"$PWD/bin:$PATH\" python3 \"$SOURCE/tools/gpu-check\" --seconds 11 --only kernels,golden --build \"$PWD/build\" --out \"$PWD/record\"; "
+                           "code=$?; echo $(($(date +%s) - begin)) >seconds; exit $code", dir);
+  CHECK(r.exit == 1);
+  CHECK(std::stoi(file_text(dir + "/seconds")) < 30);
+  const ShellResult record = sh("cat record/*-NVIDIA-H200.md", dir);
+  for (const char* text : {"| golden: five AdamW steps are PyTorch's | stopped at its limit", "| kernels: every kernel beside the CPU's | left out: time is over",
+                           "build/tests/test_gpu '-tc=golden*'", "on the way -tc=golden*"})
+    CHECK_MESSAGE(record.out.find(text) != std::string::npos, text, " in ", record.out);
+}
+
+TEST_CASE("gpu-check that is killed leaves a record of the parts before, and of the one that was running") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("killed check", kDriver + kCompilers +
+      "mkdir -p build/tests\n"
+      "printf '#!/bin/sh\\ncase \"$1\" in -tc=golden*) echo \"test cases: 3 | 3 passed\" ;; *) exec sleep 60 ;; esac\\n' >build/tests/test_gpu; chmod +x build/tests/test_gpu\n");
+  const ShellResult r = sh("PATH=\"$PWD/bin:$PATH\" python3 \"$SOURCE/tools/gpu-check\" --only kernels,golden --build \"$PWD/build\" --out \"$PWD/record\" & pid=$!\n"
+                           "for i in $(seq 300); do grep -q 'was running' record/*.md 2>/dev/null && grep -q 'golden.*passed' record/*.md && break; sleep 0.1; done\n"
+                           "kill -KILL $pid $(cat /proc/$pid/task/$pid/children); wait $pid; cat record/*-NVIDIA-H200.md", dir);
+  for (const char* text : {"| golden: five AdamW steps are PyTorch's | passed", "| kernels: every kernel beside the CPU's | was running when this was written"})
+    CHECK_MESSAGE(r.out.find(text) != std::string::npos, text, " in ", r.out);
+}
+
+TEST_CASE("gpu-check --pack unpacks every library that the build needs, and says which command failed") {
+  if (!have_python()) {
+    MESSAGE("skipped: no python3 here");
+    return;
+  }
+  const std::string dir = tools("pack",
+      "script apt-get '[ \"$1\" = download ] && : >\"$2_1_all.deb\"'; script dpkg-deb 'basename \"$2\" >>\"$3/unpacked\"'\n");
+  const ShellResult r = sh("PATH=\"$PWD/bin:$PATH\" python3 \"$SOURCE/tools/gpu-check\" --pack \"$PWD/libraries\"", dir);
+  CHECK_MESSAGE(r.exit == 0, r.err);
+  const std::string unpacked = file_text(dir + "/libraries/unpacked");
+  for (const char* package : {"libfmt-dev", "libcli11-dev", "nlohmann-json3-dev", "libyaml-cpp-dev", "doctest-dev", "libeigen3-dev", "libfmt9", "libyaml-cpp0.7"})
+    CHECK_MESSAGE(unpacked.find(std::string(package) + "_1_all.deb") != std::string::npos, package);
+  const ShellResult offline = sh("printf '#!/bin/sh\\necho no network >&2; exit 100\\n' >bin/apt-get; PATH=\"$PWD/bin:$PATH\" python3 \"$SOURCE/tools/gpu-check\" --pack \"$PWD/libraries\"", dir);
+  CHECK(offline.exit == 5);
+  CHECK(offline.err.find("apt-get download") != std::string::npos);
+  CHECK(offline.err.find("no network") != std::string::npos);
+}
