@@ -100,7 +100,7 @@ TEST_CASE("gpu-check leaves out what its seconds do not suffice for, names a fai
   CHECK(std::stoi(file_text(dir + "/seconds")) < 30);
   const ShellResult record = sh("cat record/*-NVIDIA-H200.md", dir);
   for (const char* text : {"| golden: five AdamW steps are PyTorch's | stopped at its limit", "| kernels: every kernel beside the CPU's | left out: time is over",
-                           "build/tests/test_gpu '-tc=golden*'", "on the way -tc=golden*"})
+                           "build/tests/test_gpu", " '-tc=golden*'", "on the way -tc=golden*"})
     CHECK_MESSAGE(record.out.find(text) != std::string::npos, text, " in ", record.out);
 }
 
