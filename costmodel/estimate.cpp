@@ -74,6 +74,9 @@ struct StageCost {
   // the embedding's gradient.
   double kept = 0, again = 0, norm = 0, embedding = 0;
   double after_head = 0;                // from the head's last gradient to the end of the last backward pass
+  // The first forward pass, one layer of it, and what comes before the first weight is read, before the first layer's
+  // matrices are, and between the layers and the head's.
+  double forward_first = 0, layer = 0, before_weights = 0, before_layers = 0, before_head = 0;
   double computing() const { return scale + over_buckets(&Bucket::stats) + updates(); }  // what of the end is no collective
   double stats() const { return over_buckets(&Bucket::stats); }
   double updates() const { return over_buckets(&Bucket::update); }
@@ -106,6 +109,7 @@ class ProgramEstimate {
     e.strategy.layers_per_stage = layers;
     price_stages(layers);
     memory(e);
+    time_passes();
     time(e);
     return e;
   }
@@ -127,6 +131,9 @@ class ProgramEstimate {
     Cost first_norm, other_norm;
     price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype, shapes_.fp8});
     price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype, shapes_.fp8});
+
+    double gather_rows = 0;
+    block::gather_rows(shapes_, [&](const Collective& c) { gather_rows = price_.collective_seconds(c); });
 
     places_.resize(layers.size());
     cost_of_.resize(layers.size());
@@ -152,14 +159,25 @@ class ProgramEstimate {
         sum.add(again.forward, n_again);
         sum.compute += first_norm.compute - other_norm.compute;
         double after_head = 0;  // of the forward pass, which has the head's own backward in it
+        const double layers_alone = sum.total();
+        double before_head = 0, before_layers = 0, before_weights = 0;
         block::stage_forward(shapes_, place, accumulate, [&](const Op& op, int64_t times) {
           const double before = sum.total();
+          if (std::holds_alternative<RmsNorm>(op) || std::holds_alternative<Add>(op)) before_layers = before - layers_alone;
+          if (std::holds_alternative<Gemm>(op) && before_head == 0) before_head = before - layers_alone;
           price_(sum, op, times);
+          if (std::holds_alternative<Load>(op)) before_weights = sum.total() - before;
           const auto* gemm = std::get_if<Gemm>(&op);
           if (gemm && gemm->out == DType::fp32 && gemm->a_transposed) after_head = 0;  // a weight's gradient
           else after_head += (sum.total() - before) / static_cast<double>(times);
         });
         stage.forward_later = sum.total();
+        if (!accumulate) {
+          stage.forward_first = sum.total();
+          stage.before_weights = before_weights;
+          stage.before_layers = before_layers + first_norm.total() + gather_rows;
+          stage.before_head = before_head + first_norm.total() - other_norm.total();
+        }
         double before_embedding = sum.total();
         block::stage_backward(shapes_, place, accumulate, [&](const Op& op) {
           price_(sum, op);
@@ -175,6 +193,7 @@ class ProgramEstimate {
           stage.after_head += backward_first + static_cast<double>(micro_batches_ - 2) * backward;
         backward_first = backward;
       }
+      stage.layer = std::max(kept.forward.total(), again.forward.total());
       stage.norm = std::max(kept.norm, again.norm);
       stage.kept = (more ? kept.backward : kept.backward_first).total();
       stage.again = (more ? again.backward : again.backward_first).total() + again.recompute.total();
@@ -218,14 +237,25 @@ class ProgramEstimate {
                                  [](const Memory& a, const Memory& b) { return a.peak < b.peak; });
   }
 
+  void time_passes() {
+    passes_.resize(places_.size());
+    for (std::size_t s = 0; s < passes_.size(); ++s) {
+      if (s > 0 && cost_of_[s] == cost_of_[s - 1]) {
+        passes_[s] = passes_[s - 1];
+        continue;
+      }
+      const StageCost& c = cost(s);
+      // The first micro-batch is taken to last as long as the others, until it is put right in step_seconds.
+      const double ready = shapes_.shards > 1 ? weights_ready(c) + c.forward_later - c.forward_first : 0;
+      passes_[s] = {c.forward_later, c.later.total() - c.forward_later, ready};
+    }
+  }
+
   // Seconds from the start to the end of the step, when a hop between stages takes `hop`.
   double step_seconds(double hop) const {
-    const std::size_t n = places_.size();
-    std::vector<StagePass> passes(n);
+    const std::size_t n = passes_.size();
     std::vector<double> ends(n);
-    for (std::size_t s = 0; s < n; ++s)
-      passes[s] = {cost(s).forward_later, cost(s).later.total() - cost(s).forward_later};
-    pipeline_ends(strategy_.schedule, passes, micro_batches_, hop, ends);
+    pipeline_ends(strategy_.schedule, passes_, micro_batches_, hop, ends);
     for (std::size_t s = 0; s < n; ++s) ends[s] += cost(s).first.total() - cost(s).later.total();
     double world = 0, step = 0, both = 0;  // both: when the two ends of the pipeline have summed a tied table's gradient
     if (n > 1 && shapes_.tied)
@@ -233,7 +263,7 @@ class ProgramEstimate {
     for (std::size_t s = 0; s < n; ++s)
       world = std::max(world, reduced(cost(s), ends[s], s == 0 || s + 1 == n ? both : 0));
     world += world_seconds();
-    for (std::size_t s = 0; s < n; ++s) step = std::max(step, updated(cost(s), world));
+    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + cost(s).scale + cost(s).updates());
     return std::max(step, shared_cores_seconds());
   }
 
@@ -283,18 +313,28 @@ class ProgramEstimate {
     const double summed = std::max(tied, before.free) + c.bucket.back().reduce;
     return overlaps() ? std::max(before.known, summed) + c.bucket.back().stats : summed + c.stats();
   }
-  // When its weights are up to date, after the norm is known everywhere: updates follow each other, and gathers.
-  double updated(const StageCost& c, double world) const {
-    if (!overlaps()) return world + c.scale + c.updates() + c.over_buckets(&StageCost::Bucket::gather);
-    double computed = world + c.scale, gathered = computed;
-    for (std::size_t r = c.bucket.size(); r-- > 0;) {
-      const auto [reduce, stats, update, gather] = c.bucket[r];
-      const double n = static_cast<double>(c.buckets.runs[r].count);
-      if (n == 0) continue;
-      gathered = std::max({gathered + n * gather, computed + update + n * gather, computed + n * update + gather});
-      computed += n * update;
+  // When the first forward pass ends at the earliest, since under ZeRO a step begins by gathering the weights that it reads, bucket by
+  // bucket in the order in which it does. With n buckets of G seconds, and r_k the time from the first read of the k-th to the end, the
+  // last of them to matter is one of the ends: max over k of g + kG + r_k, and r falls by as much from each to the next.
+  double weights_ready(const StageCost& c) const {
+    const auto rest = [&](int64_t layer) { return c.forward_first - c.before_layers - static_cast<double>(layer) * c.layer; };
+    const block::BucketRun &with_head = c.buckets.runs[0], &middle = c.buckets.runs[1];
+    if (!overlaps()) return c.over_buckets(&StageCost::Bucket::gather) + c.forward_first;
+    double gathered = c.bucket[2].gather;
+    double ready = gathered + c.forward_first - c.before_weights;
+    int64_t layer = c.buckets.runs[2].layers;
+    if (middle.count > 0) {
+      const double first = gathered + c.bucket[1].gather;
+      gathered += static_cast<double>(middle.count) * c.bucket[1].gather;
+      ready = std::max({ready, first + rest(layer), gathered + rest(layer + (middle.count - 1) * middle.layers)});
+      layer += middle.count * middle.layers;
     }
-    return gathered;
+    if (with_head.count > 0) {
+      gathered += c.bucket[0].gather;
+      const double head = c.forward_first - static_cast<double>(c.layers) * c.layer - c.before_head;
+      ready = std::max(ready, gathered + (with_head.layers > 0 ? rest(layer) : head));
+    }
+    return ready;
   }
 
   // On a CPU with more ranks than cores, the cores' total work is the other bound.
@@ -338,7 +378,9 @@ class ProgramEstimate {
     // What of the reductions, and of the gathers, computing does not hide.
     const double tied = embedding > 0 ? reduce_buckets(c, 0).free + embedding : 0;
     const double reduces = std::max(0.0, reduced(c, 0, tied) - c.norms - c.stats() - embedding);
-    const double gathers = std::max(0.0, updated(c, 0) - c.scale - c.updates());
+    double arrival = 0;  // of the first micro-batch
+    for (std::size_t s = 0; s < busiest; ++s) arrival += cost(s).forward_first + hop;
+    const double gathers = shapes_.shards > 1 ? std::max(0.0, weights_ready(c) - c.forward_first - arrival) : 0;
     t.tp_comm.value += c.norms;
     t.dp_comm = {reduces + gathers + world_seconds() + embedding};
     t.optimizer = {c.computing()};
@@ -390,6 +432,7 @@ class ProgramEstimate {
   Shapes shapes_;
   Pricer price_;
   int64_t micro_batches_;
+  std::vector<StagePass> passes_;     // by stage
   StageCost::Bucket priced_bucket_;
   int64_t priced_elements_ = 0;
   const StageCost& cost(std::size_t stage) const { return costs_[cost_of_[stage]]; }

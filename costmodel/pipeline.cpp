@@ -14,16 +14,17 @@ using std::int64_t;
 // GPipe: all forwards, then all backwards in the order of the micro-batches. Both waves follow
 //   end[s][i] = max(end[s][i−1], end[s∓1][i] + hop) + time[s],
 // and since a stage's time is the same for every micro-batch, the wave's last end has a closed form: the slowest
-// stage is passed micro_batches times, every other one once.
+// stage is passed micro_batches times, every other one once. A stage that is `ready` late starts such a wave of its own.
 void gpipe(std::span<const StagePass> stages, int64_t m, double hop, std::span<double> ends) {
   const std::size_t n = stages.size();
-  double sum = 0, slowest = 0;
-  for (std::size_t s = 0; s < n; ++s) {
-    sum += stages[s].forward + (s ? hop : 0);
+  double sum = 0, slowest = 0, late = 0, rest = 0;
+  for (std::size_t s = n; s-- > 0;) {
     slowest = std::max(slowest, stages[s].forward);
+    late = std::max(late, stages[s].ready + rest + static_cast<double>(m - 1) * slowest);
+    rest += stages[s].forward + (s ? hop : 0);
   }
   // Backwards start at the last stage once its forwards have ended; by then all others have, too.
-  sum += static_cast<double>(m - 1) * slowest;
+  sum = std::max(late, rest + static_cast<double>(m - 1) * slowest);
   slowest = 0;
   for (std::size_t s = n; s-- > 0;) {
     sum += stages[s].backward + (s + 1 < n ? hop : 0);
@@ -68,6 +69,7 @@ bool one_f_one_b(std::span<const StagePass> stages, int64_t m, double hop, std::
       const int64_t i = j + n - 1 - s;
       if (i >= 0 && i < m) {
         now = std::max(now, s > 0 ? r.sent[s - 1] + hop : 0.0) + pass.forward;
+        if (i == 0) now = std::max(now, pass.ready);
         r.sent[s] = now;
       }
       if (j < 0) continue;
@@ -112,7 +114,8 @@ void pipeline_ends(Schedule schedule, std::span<const StagePass> stages, int64_t
                    std::span<double> ends) {
   const int64_t n = static_cast<int64_t>(stages.size());
   if (n == 1) {
-    ends[0] = static_cast<double>(m) * (stages[0].forward + stages[0].backward);
+    const double late = std::max(0.0, stages[0].ready - stages[0].forward);
+    ends[0] = late + static_cast<double>(m) * (stages[0].forward + stages[0].backward);
     return;
   }
   if (schedule == Schedule::gpipe) return gpipe(stages, m, hop, ends);

@@ -8,7 +8,8 @@
 
 namespace llmplan {
 
-struct StagePass { double forward = 0, backward = 0; };  // seconds of one micro-batch
+// Seconds of one micro-batch; the first one's forward pass ends at `ready` at the earliest, counted from the start of the step.
+struct StagePass { double forward = 0, backward = 0, ready = 0; };
 
 // Seconds from the start of the step to the end of each stage's last backward; `hop` is one transfer
 // between neighbours. `ends` has one entry per stage.

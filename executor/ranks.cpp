@@ -211,7 +211,9 @@ struct Ranks::Body {
     const Program& p = train.programs[static_cast<std::size_t>(stage)];
     const int first = rank_at(tp_rank, 0, stage);
     const std::int64_t whole = elements(first, p.weights), slice = elements(first, p.moment1);
-    const bool dealt = slice < whole && id != p.weights;     // gradients too: only the own slice is summed
+    // Gradients too: only the own slice is summed. Weights are whole everywhere, but between two steps those of the other
+    // ranks' slices are the last step's: written everywhere, read where they are new.
+    const bool dealt = slice < whole && !(every && id == p.weights);
     const bool own_only = elements(first, id) < whole;       // the buffer holds nothing but the slice
     if (!dealt) {
       for (int d = 0; d < (every ? dp() : 1); ++d) visit(rank_at(tp_rank, d, stage), begin, std::int64_t{0}, count);
@@ -447,15 +449,26 @@ std::string Ranks::first_difference() const {
   for (auto& [name, places] : b.places) {
     std::map<int, std::vector<std::byte>> expected;  // by the part of the tensor
     for (auto& [stage, param] : places)
-      for (int dp = 0; dp < b.dp(); ++dp)
-        for (int tp = 0; tp < b.tp(); ++tp) {
-          const int rank = b.rank_at(tp, dp, stage);
-          const BufferId id = b.program(rank).weights;
-          std::vector<std::byte> bytes(static_cast<std::size_t>(param->elements() * size_of(b.buffer(rank, id).dtype)));
-          b.ranks[static_cast<std::size_t>(rank)]->read(b.address(rank, id, param->begin), bytes);
+      for (int tp = 0; tp < b.tp(); ++tp) {
+        const int first = b.rank_at(tp, 0, stage);
+        const BufferId id = b.program(first).weights;
+        const std::int64_t width = size_of(b.buffer(first, id).dtype);
+        const bool sharded = b.elements(first, b.program(first).moment1) < b.elements(first, id);
+        std::vector<std::byte> bytes(static_cast<std::size_t>(param->elements() * width));
+        std::string difference;
+        const auto compare = [&](int rank) {
           auto [at, added] = expected.try_emplace(param->tp_dim < 0 ? 0 : tp, bytes);
-          if (!added && at->second != bytes) return fmt::format("{} at tp {} dp {} stage {}", name, tp, dp, stage);
-        }
+          if (!added && at->second != bytes) difference = fmt::format("{} on rank {}", name, rank);
+        };
+        b.pieces(id, tp, stage, param->begin, param->elements(), !sharded,
+                 [&](int rank, std::int64_t element, std::int64_t offset, std::int64_t n) {
+                   const std::span<std::byte> out(bytes.data() + offset * width, static_cast<std::size_t>(n * width));
+                   b.ranks[static_cast<std::size_t>(rank)]->read(b.address(rank, id, element), out);
+                   if (!sharded) compare(rank);
+                 });
+        if (sharded) compare(first);
+        if (!difference.empty()) return difference;
+      }
   }
   return "";
 }

@@ -73,7 +73,8 @@ class Ranks {
   // What fp16 keeps from step to step; without it, a scale of 1.
   LossScaling loss_scaling() const;
   void set_loss_scaling(const LossScaling&);
-  // Weights that several ranks hold must be the same bits. Empty, or which copy differs.
+  // Weights that several ranks hold must be the same bits. Empty, or which copy differs. Under ZeRO data-parallel ranks
+  // are up to date in their own slices only, so one copy is what all of them together hold.
   std::string first_difference() const;
 
  private:

@@ -140,6 +140,7 @@ void head_forward(Builder&, MicroBatch&, Residual&);  // with its own backward, 
 BufferId head_backward(Builder&, MicroBatch&);        // through the final norm
 
 // ---- lower_optimizer.cpp
+void gather_weights(Builder&);  // under ZeRO each rank has updated its slices only
 // Reduces the bucket that is final after this part of the last backward pass, if there is one.
 void reduce_final(Builder&, std::int64_t layer);
 void optimizer_phase(Builder&);

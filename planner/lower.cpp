@@ -123,6 +123,7 @@ Program lower_stage(const Plan& plan, Purpose purpose, const Shapes& shape, cons
   Builder b{plan, purpose, shape, stage, {}, {}, {}, {}};
   b.program.stage = stage.index;
   declare_parameters(b);
+  gather_weights(b);
 
   const bool train = purpose == Purpose::train;
   b.micro_batches.resize(train ? plan.micro_batches() : 1);

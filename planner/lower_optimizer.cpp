@@ -1,5 +1,6 @@
 // The end of a step: every gradient summed over the ranks that share its parameter, bucket by bucket while earlier layers
-// still compute theirs; the global norm; and the update.
+// still compute theirs; the global norm; and the update. What ZeRO's ranks updated for each other they exchange at the start of
+// the next step, bucket by bucket while its first layers compute.
 #include <algorithm>
 #include <span>
 #include <tuple>
@@ -52,6 +53,14 @@ void reduce_final(Builder& b, std::int64_t layer) {
   std::tie(b.phase, b.layer, b.micro_batch) = before;
 }
 
+void gather_weights(Builder& b) {
+  if (b.shape.shards == 1) return;
+  b.phase = Phase::optimizer;
+  b.layer = b.micro_batch = -1;
+  for (const Bucket& bucket : b.program.buckets)
+    b.emit(block::bucket_gather(b.shape, bucket.elements), {}, {part(b, b.program.weights, bucket)});
+}
+
 void optimizer_phase(Builder& b) {
   const Shapes& s = b.shape;
   Program& p = b.program;
@@ -62,11 +71,9 @@ void optimizer_phase(Builder& b) {
   world_stats(b, p.buckets);
   const Ref stats = b.all(p.stats), scaling = b.all_if(s.scaled(), p.loss_scaling);
   if (s.scaled()) b.emit(LossScale{s.scale_window}, {}, {stats, scaling});
-  for (const Bucket& bucket : p.buckets) {
+  for (const Bucket& bucket : p.buckets)
     b.emit(block::bucket_update(s, bucket.elements), {part(b, p.gradients, bucket), stats, scaling},
            {part(b, p.weights, bucket), slice(b, p.moment1, bucket), slice(b, p.moment2, bucket), slice(b, p.master, bucket)});
-    if (s.shards > 1) b.emit(block::bucket_gather(s, bucket.elements), {}, {part(b, p.weights, bucket)});
-  }
 }
 
 }  // namespace llmplan::lowering

@@ -169,22 +169,49 @@ TEST_CASE("with a network that takes no time, buckets change nothing but the sta
   CHECK(buckets.step < one.step * 1.001);  // statistics and update of 34 buckets instead of one: 67 more kernels
 }
 
-TEST_CASE("under ZeRO a bucket's weights are gathered while the next one's are updated") {
-  const Plan plan = plan_8b(1, 0);
-  const Lowered l = build(plan);
-  const Simulation run = simulate(l.programs, *time_model(plan));
-  double update = 0, gather = 0, begin = std::numeric_limits<double>::infinity(), end = 0;
-  for (std::size_t i = 0; i < l.programs[0].instrs.size(); ++i) {
-    const Instr& in = l.programs[0].instrs[i];
-    const Span& at = run.stages[0][i];
-    const auto* c = std::get_if<Collective>(&in.op);
-    const bool gathers = c && c->axis == Axis::dp && c->kind == Collective::Kind::all_gather;
-    if (!gathers && !std::holds_alternative<AdamW>(in.op)) continue;
-    (gathers ? gather : update) += (at.finish - at.start).value;
-    begin = std::min(begin, at.start.value), end = std::max(end, at.finish.value);
+TEST_CASE("under ZeRO weights are gathered while the first layers compute, and only the table and the norms are waited for") {
+  for (const bool one : {false, true}) {
+    const Plan plan = plan_8b(1, one ? kOne : 0);
+    const Lowered l = build(plan);
+    const Simulation run = simulate(l.programs, *time_model(plan));
+    const Program& p = l.programs[0];
+    double gathered = 0, begun = std::numeric_limits<double>::infinity(), first = -1, last = 0;
+    for (std::size_t i = 0; i < p.instrs.size(); ++i) {
+      const Span& at = run.stages[0][i];
+      const auto* c = std::get_if<Collective>(&p.instrs[i].op);
+      if (c && c->kind == Collective::Kind::all_gather) {
+        gathered += (at.finish - at.start).value;
+        if (first < 0) first = at.finish.value;
+        last = std::max(last, at.finish.value);
+        CHECK(c->axis == Axis::dp);
+        CHECK(at.start.value <= gathered);  // one after another from the start of the step
+      }
+      if (std::holds_alternative<Embedding>(p.instrs[i].op)) begun = std::min(begun, at.start.value);
+    }
+    CHECK(begun == doctest::Approx(first).epsilon(1e-12));
+    if (one) CHECK(begun == doctest::Approx(gathered).epsilon(1e-12));
+    else CHECK(begun < 0.1 * gathered);
+    CHECK(last == doctest::Approx(gathered).epsilon(1e-12));
   }
-  CHECK(end - begin < update + gather);
-  CHECK(end - begin >= std::max(update, gather));
+  Plan none = plan_8b(0, 0);
+  const std::vector<Program> without = lower(none);
+  CHECK_FALSE(std::holds_alternative<Collective>(without[0].instrs.front().op));
+}
+
+TEST_CASE("training and evaluation begin by gathering what other ranks updated, each bucket once, and nothing reads it before") {
+  Strategy s;
+  s.dp = 2, s.pp = 2, s.zero = 1, s.grad_bucket = 1;
+  for (const Purpose purpose : {Purpose::train, Purpose::evaluate})
+    for (const Program& p : lower(tiny_plan(s, 2), purpose)) {
+      for (std::size_t k = 0; k < p.buckets.size(); ++k) {
+        const auto* c = std::get_if<Collective>(&p.instrs[k].op);
+        REQUIRE(c);
+        CHECK(c->kind == Collective::Kind::all_gather);
+        CHECK(p.instrs[k].writes[0] == Ref{p.weights, {4 * p.buckets[k].begin}, {4 * p.buckets[k].elements}});
+      }
+      for (std::size_t k = p.buckets.size(); k < p.instrs.size(); ++k)
+        if (const auto* c = std::get_if<Collective>(&p.instrs[k].op)) CHECK(c->kind != Collective::Kind::all_gather);
+    }
 }
 
 TEST_CASE("the closed form puts as much of the reductions behind the backward pass as the simulator does") {
