@@ -4,9 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <optional>
-#include <limits>
 #include <span>
-#include <tuple>
 #include <variant>
 
 #include "costmodel/block.h"
@@ -14,6 +12,7 @@
 #include "costmodel/pipeline.h"
 #include "costmodel/program_memory.h"
 #include "costmodel/runtime_estimate.h"
+#include "costmodel/step_ends.h"
 
 namespace llmplan {
 namespace {
@@ -62,29 +61,9 @@ LayerCost price_layer(const Shapes& s, const Pricer& price, bool recomputed, boo
 }
 
 struct StageCost {
-  int64_t layers = 0, recomputed = 0;   // the first `recomputed` of them in the backward pass
   Cost first, later;                    // forward and backward of the first and of every further micro-batch
   double forward_later = 0;             // the forward part of `later`, seconds
-  block::Buckets buckets;
-  // Of one bucket of each run, seconds.
-  struct Bucket { double reduce = 0, stats = 0, update = 0, gather = 0; };
-  std::array<Bucket, std::tuple_size_v<decltype(block::Buckets::runs)>> bucket;
-  double norms = 0, scale = 0;          // the norms' sum over tp, the decision about the loss scale
-  // The last backward pass: one layer that is kept or computed again, what of it follows its last matrix's gradient, and
-  // the embedding's gradient.
-  double kept = 0, again = 0, norm = 0, embedding = 0;
-  double after_head = 0;                // from the head's last gradient to the end of the last backward pass
-  // The first forward pass, one layer of it, and what comes before the first weight is read, before the first layer's
-  // matrices are, and between the layers and the head's.
-  double forward_first = 0, layer = 0, before_weights = 0, before_layers = 0, before_head = 0;
-  double computing() const { return scale + over_buckets(&Bucket::stats) + updates(); }  // what of the end is no collective
-  double stats() const { return over_buckets(&Bucket::stats); }
-  double updates() const { return over_buckets(&Bucket::update); }
-  double over_buckets(double Bucket::*of) const {
-    double sum = 0;
-    for (std::size_t r = 0; r < bucket.size(); ++r) sum += static_cast<double>(buckets.runs[r].count) * bucket[r].*of;
-    return sum;
-  }
+  StageEnds ends;
 };
 
 std::string over_by(const Memory& m) {
@@ -148,8 +127,10 @@ class ProgramEstimate {
       cost_of_[i] = costs_.size();
       StageCost& stage = costs_.emplace_back();
       const StagePlace& place = places_[i];
-      stage.layers = layers[i], stage.recomputed = recomputed(layers[i]);
-      const double n_again = static_cast<double>(stage.recomputed);
+      StageEnds& ends = stage.ends;
+      ends.layers = layers[i], ends.recomputed = recomputed(layers[i]);
+      ends.beside_compute = !cluster_.device.cpu || cluster_.nodes > 1;
+      const double n_again = static_cast<double>(ends.recomputed);
       const double n_kept = static_cast<double>(layers[i]) - n_again;
       double backward_first = 0;
       for (const bool accumulate : {false, true}) {
@@ -173,45 +154,45 @@ class ProgramEstimate {
         });
         stage.forward_later = sum.total();
         if (!accumulate) {
-          stage.forward_first = sum.total();
-          stage.before_weights = before_weights;
-          stage.before_layers = before_layers + first_norm.total() + gather_rows;
-          stage.before_head = before_head + first_norm.total() - other_norm.total();
+          ends.forward = sum.total();
+          ends.before_weights = before_weights;
+          ends.before_layers = before_layers + first_norm.total() + gather_rows;
+          ends.before_head = before_head + first_norm.total() - other_norm.total();
         }
         double before_embedding = sum.total();
         block::stage_backward(shapes_, place, accumulate, [&](const Op& op) {
           price_(sum, op);
           if (std::holds_alternative<RmsNormGrad>(op)) before_embedding = sum.total();
         });
-        stage.embedding = sum.total() - before_embedding;
+        ends.embedding = sum.total() - before_embedding;
         sum.add(accumulate ? kept.backward : kept.backward_first, n_kept);
         sum.add(accumulate ? again.backward : again.backward_first, n_again);
         sum.add(again.recompute, n_again);
         const double backward = sum.total() - stage.forward_later;
-        stage.after_head = after_head + backward;
+        ends.after_head = after_head + backward;
         if (accumulate && strategy_.schedule == Schedule::gpipe)  // all backward passes come behind the last forward pass
-          stage.after_head += backward_first + static_cast<double>(micro_batches_ - 2) * backward;
+          ends.after_head += backward_first + static_cast<double>(micro_batches_ - 2) * backward;
         backward_first = backward;
       }
-      stage.layer = std::max(kept.forward.total(), again.forward.total());
-      stage.norm = std::max(kept.norm, again.norm);
-      stage.kept = (more ? kept.backward : kept.backward_first).total();
-      stage.again = (more ? again.backward : again.backward_first).total() + again.recompute.total();
+      ends.layer = std::max(kept.forward.total(), again.forward.total());
+      ends.norm = std::max(kept.norm, again.norm);
+      ends.kept = (more ? kept.backward : kept.backward_first).total();
+      ends.again = (more ? again.backward : again.backward_first).total() + again.recompute.total();
       if (!more) stage.later = stage.first;
-      price_ending(stage, place);
+      price_ends(ends, place);
     }
   }
 
-  void price_ending(StageCost& stage, const StagePlace& place) {
+  void price_ends(StageEnds& ends, const StagePlace& place) {
     const Shapes& s = shapes_;
-    stage.buckets = block::buckets_of(s, place);
+    ends.buckets = block::buckets_of(s, place);
     const auto collective = [&](const Collective& c) { return price_.collective_seconds(c); };
-    if (s.sp) stage.norms = collective(block::norms_sum(stage.buckets));
-    if (s.scaled()) stage.scale = price_.seconds(LossScale{s.scale_window});
-    for (std::size_t r = 0; r < stage.bucket.size(); ++r) {
-      const auto [count, elements, layers] = stage.buckets.runs[r];
+    if (s.sp) ends.norms = collective(block::norms_sum(ends.buckets));
+    if (s.scaled()) ends.scale = price_.seconds(LossScale{s.scale_window});
+    for (std::size_t r = 0; r < ends.bucket.size(); ++r) {
+      const auto [count, elements, layers] = ends.buckets.runs[r];
       if (count == 0) continue;
-      StageCost::Bucket& b = stage.bucket[r];
+      StageEnds::Bucket& b = ends.bucket[r];
       if (elements == priced_elements_ && r == 1) {  // of layers alone: every stage's are alike
         b = priced_bucket_;
         continue;
@@ -246,7 +227,7 @@ class ProgramEstimate {
       }
       const StageCost& c = cost(s);
       // The first micro-batch is taken to last as long as the others, until it is put right in step_seconds.
-      const double ready = shapes_.shards > 1 ? weights_ready(c) + c.forward_later - c.forward_first : 0;
+      const double ready = shapes_.shards > 1 ? weights_ready(c.ends) + c.forward_later - c.ends.forward : 0;
       passes_[s] = {c.forward_later, c.later.total() - c.forward_later, ready};
     }
   }
@@ -259,82 +240,12 @@ class ProgramEstimate {
     for (std::size_t s = 0; s < n; ++s) ends[s] += cost(s).first.total() - cost(s).later.total();
     double world = 0, step = 0, both = 0;  // both: when the two ends of the pipeline have summed a tied table's gradient
     if (n > 1 && shapes_.tied)
-      both = std::max(reduce_buckets(cost(0), ends.front()).free, reduce_buckets(cost(n - 1), ends.back()).free) + embedding_seconds();
+      both = std::max(last_bucket_free(cost(0).ends, ends.front()), last_bucket_free(cost(n - 1).ends, ends.back())) + embedding_seconds();
     for (std::size_t s = 0; s < n; ++s)
-      world = std::max(world, reduced(cost(s), ends[s], s == 0 || s + 1 == n ? both : 0));
+      world = std::max(world, norm_known(cost(s).ends, ends[s], s == 0 || s + 1 == n ? both : 0));
     world += world_seconds();
-    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + cost(s).scale + cost(s).updates());
+    for (std::size_t s = 0; s < n; ++s) step = std::max(step, world + cost(s).ends.scale + cost(s).ends.updates());
     return std::max(step, shared_cores_seconds());
-  }
-
-  // Ranks on the cores of one machine reduce with the same cores that compute: nothing is gained by doing both at once.
-  bool overlaps() const { return !cluster_.device.cpu || cluster_.nodes > 1; }
-
-  // When every gradient of a stage's layers from `layers` on is final, given when its last backward pass ends.
-  double final_at(const StageCost& c, double end, int64_t layers) const {
-    if (layers == c.layers) return end - c.after_head;
-    const int64_t again = std::min(c.recomputed, layers);
-    const double below = static_cast<double>(again) * c.again + static_cast<double>(layers - again) * c.kept;
-    return end - c.embedding - below - c.norm;
-  }
-
-  // What the end of a stage's last backward pass leaves behind: when the last bucket may be reduced, and, of what is reduced by
-  // then, when this rank knows its part of the norm.
-  struct Reduced { double free = 0, known = 0; };
-  // Collectives follow each other, and so do the sums of squares, which wait for the end of the pass. With n buckets of R and S seconds
-  // that become final at f₁ … fₙ,
-  //   free = max(free + nR, max over k of f_k + (n − k + 1)R),   known = max(known + nS, max over k of free_k + (n − k + 1)S).
-  // f is convex in k, since recomputed layers are the first of a stage and the slower ones; so both inner maxima are at an end.
-  Reduced reduce_buckets(const StageCost& c, double end) const {
-    const double all = end + c.norms;  // every gradient is final
-    Reduced at{-std::numeric_limits<double>::infinity(), all};
-    if (!overlaps()) {
-      at.free = all;
-      for (std::size_t r = 0; r + 1 < c.bucket.size(); ++r)
-        at.free += static_cast<double>(c.buckets.runs[r].count) * c.bucket[r].reduce;
-      return at;
-    }
-    int64_t layers = c.layers;
-    for (std::size_t r = 0; r + 1 < c.bucket.size(); ++r) {
-      const block::BucketRun& run = c.buckets.runs[r];
-      if (run.count == 0) continue;
-      const double n = static_cast<double>(run.count), reduce = c.bucket[r].reduce, stats = c.bucket[r].stats;
-      const double first = final_at(c, end, layers - run.layers), last = final_at(c, end, layers -= run.count * run.layers);
-      const double first_free = std::max(at.free, first) + reduce;
-      at.free = std::max(first_free + (n - 1) * reduce, last + reduce);
-      at.known = std::max({at.known + n * stats, first_free + n * stats, at.free + stats});
-    }
-    at.free = std::max(at.free, all);
-    return at;
-  }
-  // When a stage knows its part of the norm. Its last bucket is not reduced before `tied`.
-  double reduced(const StageCost& c, double end, double tied) const {
-    const Reduced before = reduce_buckets(c, end);
-    const double summed = std::max(tied, before.free) + c.bucket.back().reduce;
-    return overlaps() ? std::max(before.known, summed) + c.bucket.back().stats : summed + c.stats();
-  }
-  // When the first forward pass ends at the earliest, since under ZeRO a step begins by gathering the weights that it reads, bucket by
-  // bucket in the order in which it does. With n buckets of G seconds, and r_k the time from the first read of the k-th to the end, the
-  // last of them to matter is one of the ends: max over k of g + kG + r_k, and r falls by as much from each to the next.
-  double weights_ready(const StageCost& c) const {
-    const auto rest = [&](int64_t layer) { return c.forward_first - c.before_layers - static_cast<double>(layer) * c.layer; };
-    const block::BucketRun &with_head = c.buckets.runs[0], &middle = c.buckets.runs[1];
-    if (!overlaps()) return c.over_buckets(&StageCost::Bucket::gather) + c.forward_first;
-    double gathered = c.bucket[2].gather;
-    double ready = gathered + c.forward_first - c.before_weights;
-    int64_t layer = c.buckets.runs[2].layers;
-    if (middle.count > 0) {
-      const double first = gathered + c.bucket[1].gather;
-      gathered += static_cast<double>(middle.count) * c.bucket[1].gather;
-      ready = std::max({ready, first + rest(layer), gathered + rest(layer + (middle.count - 1) * middle.layers)});
-      layer += middle.count * middle.layers;
-    }
-    if (with_head.count > 0) {
-      gathered += c.bucket[0].gather;
-      const double head = c.forward_first - static_cast<double>(c.layers) * c.layer - c.before_head;
-      ready = std::max(ready, gathered + (with_head.layers > 0 ? rest(layer) : head));
-    }
-    return ready;
   }
 
   // On a CPU with more ranks than cores, the cores' total work is the other bound.
@@ -343,7 +254,7 @@ class ProgramEstimate {
     double work = 0;
     for (std::size_t i = 0; i < places_.size(); ++i) {
       const StageCost& s = cost(i);
-      work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.computing();
+      work += s.first.compute + static_cast<double>(micro_batches_ - 1) * s.later.compute + s.ends.computing();
     }
     work *= static_cast<double>(strategy_.tp * strategy_.dp * price_.threads);
     return work / cluster_.device.cores;
@@ -374,13 +285,13 @@ class ProgramEstimate {
     t.tp_comm = {sum.seconds(Axis::tp)};
     const bool holds_table = places_[busiest].first() || places_[busiest].last();
     const double embedding = strategy_.pp > 1 && shapes_.tied && holds_table ? embedding_seconds() : 0;
-    const StageCost& c = cost(busiest);
+    const StageEnds& c = cost(busiest).ends;
     // What of the reductions, and of the gathers, computing does not hide.
-    const double tied = embedding > 0 ? reduce_buckets(c, 0).free + embedding : 0;
-    const double reduces = std::max(0.0, reduced(c, 0, tied) - c.norms - c.stats() - embedding);
+    const double tied = embedding > 0 ? last_bucket_free(c, 0) + embedding : 0;
+    const double reduces = std::max(0.0, norm_known(c, 0, tied) - c.norms - c.stats() - embedding);
     double arrival = 0;  // of the first micro-batch
-    for (std::size_t s = 0; s < busiest; ++s) arrival += cost(s).forward_first + hop;
-    const double gathers = shapes_.shards > 1 ? std::max(0.0, weights_ready(c) - c.forward_first - arrival) : 0;
+    for (std::size_t s = 0; s < busiest; ++s) arrival += cost(s).ends.forward + hop;
+    const double gathers = shapes_.shards > 1 ? std::max(0.0, weights_ready(c) - c.forward - arrival) : 0;
     t.tp_comm.value += c.norms;
     t.dp_comm = {reduces + gathers + world_seconds() + embedding};
     t.optimizer = {c.computing()};
@@ -433,7 +344,7 @@ class ProgramEstimate {
   Pricer price_;
   int64_t micro_batches_;
   std::vector<StagePass> passes_;     // by stage
-  StageCost::Bucket priced_bucket_;
+  StageEnds::Bucket priced_bucket_;
   int64_t priced_elements_ = 0;
   const StageCost& cost(std::size_t stage) const { return costs_[cost_of_[stage]]; }
   std::vector<StagePlace> places_;    // by stage
