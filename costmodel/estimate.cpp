@@ -107,12 +107,11 @@ class ProgramEstimate {
     if (most_kept > 0) kept = price_layer(shapes_, price_, false, more);
     if (full && most_again > 0) again = price_layer(shapes_, price_, true, more);
     // The first layer of a stage has nothing to add to its input.
-    Cost first_norm, other_norm;
-    price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype, shapes_.fp8});
-    price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype, shapes_.fp8});
-
-    double gather_rows = 0;
-    block::gather_rows(shapes_, [&](const Collective& c) { gather_rows = price_.collective_seconds(c); });
+    Cost first_norm, other_norm, gather_normed;
+    const bool quantize = shapes_.fp8 && !shapes_.sp;
+    price_(first_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, false, shapes_.eps, shapes_.dtype, quantize});
+    price_(other_norm, RmsNorm{shapes_.split_rows, shapes_.hidden, true, shapes_.eps, shapes_.dtype, quantize});
+    block::gather_normed(shapes_, true, false, [&](const Op& op) { price_(gather_normed, op); });
 
     places_.resize(layers.size());
     cost_of_.resize(layers.size());
@@ -156,7 +155,7 @@ class ProgramEstimate {
         if (!accumulate) {
           ends.forward = sum.total();
           ends.before_weights = before_weights;
-          ends.before_layers = before_layers + first_norm.total() + gather_rows;
+          ends.before_layers = before_layers + first_norm.total() + gather_normed.total();
           ends.before_head = before_head + first_norm.total() - other_norm.total();
         }
         double before_embedding = sum.total();
