@@ -63,11 +63,11 @@ bool one_f_one_b(std::span<const StagePass> stages, int64_t m, double hop, std::
   bool skipped = false;
   for (int64_t j = 1 - n; j < m; ++j) {
     double gradient = 0;
-    for (int64_t s = n - 1; s >= 0; --s) {
+    for (int64_t s = std::min(n, n + j) - 1; s >= 0; --s) {  // filling, the stages behind have nothing yet
       const StagePass& pass = stages[static_cast<std::size_t>(s)];
       double& now = ends[static_cast<std::size_t>(s)];
-      const int64_t i = j + n - 1 - s;
-      if (i >= 0 && i < m) {
+      const int64_t i = j + n - 1 - s;  // the micro-batch whose forward pass this is
+      if (i < m) {
         now = std::max(now, s > 0 ? r.sent[s - 1] + hop : 0.0) + pass.forward;
         if (i == 0) now = std::max(now, pass.ready);
         r.sent[s] = now;
