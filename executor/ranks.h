@@ -34,6 +34,8 @@ enum class State : std::uint8_t { weights, gradients, moment1, moment2 };
 
 class Ranks {
  public:
+  struct Body;  // ranks_body.h
+
   // Builds the plan's programs and takes the memory. Weights are NaN until init() or write(); moments
   // are 0. `stop` reaching 2 ends a step in its middle (Error E0602).
   explicit Ranks(const Plan&, const std::atomic<int>* stop = nullptr, Placement = Placement::threads);
@@ -78,7 +80,6 @@ class Ranks {
   std::string first_difference() const;
 
  private:
-  struct Body;
   std::unique_ptr<Body> body_;
 };
 
