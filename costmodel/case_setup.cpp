@@ -1,22 +1,16 @@
 // From a row of a case file to the inputs of estimate(). What the row leaves blank comes from the runtime's
 // documented defaults or from a known model of the same shape; what neither tells makes the row unusable.
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 
 #include "costmodel/error.h"
 #include "costmodel/validate.h"
+#include "costmodel/words.h"
 
 namespace llmplan {
 namespace {
 
 using Why = std::string;  // why a row cannot be used; empty: it can
-
-std::string lower(std::string s) {
-  std::ranges::transform(s, s.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return s;
-}
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 template <class T>
 Why need(const std::optional<T>& cell, const char* column) {

@@ -4,6 +4,8 @@
 #include <cctype>
 #include <charconv>
 
+#include "costmodel/words.h"
+
 namespace llmplan {
 namespace {
 
@@ -12,11 +14,6 @@ using std::int64_t;
 bool letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; }
 bool digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
 bool number_char(char c) { return digit(c) || c == '.'; }
-
-std::string lower(std::string s) {
-  std::ranges::transform(s, s.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return s;
-}
 
 // Where `word` stands in `text` by itself: not inside a longer word or number.
 std::size_t find_word(const std::string& text, const std::string& word) {

@@ -7,15 +7,10 @@
 #include <exception>
 
 #include "costmodel/ranking.h"
+#include "costmodel/words.h"
 
 namespace llmplan {
 namespace {
-
-std::string lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return s;
-}
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 bool failed(const Case& c) { return c.outcome == "oom" || c.outcome == "oom_or_crash"; }
 

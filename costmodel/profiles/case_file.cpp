@@ -1,7 +1,6 @@
 #include "costmodel/profiles/case_file.h"
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 
@@ -10,6 +9,7 @@
 #include "costmodel/profiles/errata.h"
 #include "costmodel/profiles/node.h"
 #include "costmodel/profiles/quantity.h"
+#include "costmodel/words.h"
 
 namespace llmplan {
 namespace {
@@ -62,15 +62,10 @@ std::vector<Record> split(const std::string& text, const std::string& file) {
   return records;
 }
 
-std::string lower_case(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
-
 // How tables write that there is no number.
 bool is_blank(const std::string& text) {
   static const std::string words[] = {"", "-", "n/a", "na", "nan", "none", "null", "?", "unknown"};
-  return std::ranges::find(words, lower_case(text)) != std::end(words);
+  return std::ranges::find(words, lower(text)) != std::end(words);
 }
 
 // 1,536 and 1_536: groups of three digits.
@@ -103,8 +98,8 @@ bool set(std::optional<double>& to, const std::string& text) {
 }
 bool set(std::optional<std::int64_t>& to, const std::string& text) {
   if (is_blank(text)) return true;
-  if (lower_case(text) == "true") return to = 1, true;
-  if (lower_case(text) == "false") return to = 0, true;
+  if (lower(text) == "true") return to = 1, true;
+  if (lower(text) == "false") return to = 0, true;
   double value = 0;  // spreadsheets write 8 as 8.0
   if (!parse(text, value) || value != std::floor(value) || value > 9e15) return false;
   to = static_cast<std::int64_t>(value);
@@ -164,7 +159,7 @@ std::vector<Case> parse_cases(const std::string& text, const std::string& file, 
   std::vector<Record> records = split(text, file);
   const std::vector<std::string> known = column_names();
   if (!records.empty())
-    for (std::string& name : records[0].cells) name = lower_case(name);
+    for (std::string& name : records[0].cells) name = lower(name);
   if (records.empty() || !names_a_run(records[0], known))
     throw Error("E0130", Exit::usage, file + " is not a case file: its first line does not name the columns",
                 "it needs columns such as runtime, device and n_devices; docs/validation.md lists all of them", at(file, 1));
@@ -198,7 +193,7 @@ bool is_case_file(const std::string& path) {
   const std::string text = read_profile_file(path);
   std::vector<Record> records = split(text.substr(0, text.find('\n')), path);
   if (records.empty()) return false;
-  for (std::string& name : records[0].cells) name = lower_case(name);
+  for (std::string& name : records[0].cells) name = lower(name);
   return names_a_run(records[0], column_names());
 }
 

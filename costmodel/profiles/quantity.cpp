@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "costmodel/profiles/profiles.h"
+#include "costmodel/words.h"
 
 namespace llmplan {
 
@@ -70,12 +71,6 @@ std::size_t number_length(const std::string& s) {
     }
   }
   return i;
-}
-
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return s;
 }
 
 // Numbers that YAML readers of different ages understand differently.
